@@ -1,0 +1,195 @@
+"""From a traced program to a plan: which rule meets which operation, before any compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from . import _compat
+from .errors import UnsupportedPrimitiveError
+from .facts import FactTable
+from .orientation import SignReader, orientations
+from .program import Op, Program, Value
+from .rules.rule import Flow, Refuse, Site, Step, Structure, Through
+from .rules.ruleset import RuleSet
+
+
+@dataclass(eq=False)
+class Plan:
+    """A program with its rules.
+
+    Attributes:
+      steps: what to do at each operation on the signal path, by the operation's index.
+      reached: values on the signal path: probability may arrive at them.
+      contrasted: the first affine operations met walking down from the outputs.
+    """
+
+    program: Program
+    facts: FactTable
+    rules: RuleSet
+    steps: dict[int, Step]
+    reached: set[Value]
+    contrasted: list[Op]
+    orientations: dict[Value, SignReader]
+    refused: list[tuple[Op, str]]
+
+    def sources(self, step: Step) -> tuple[Value, ...]:
+        """The values that an operation sends its probability to."""
+        return _sources(step)
+
+    def require_rules(self, explained: Iterable[Value]) -> None:
+        """Raises unless every operation between these values and the outputs has a rule.
+
+        Raises:
+          UnsupportedPrimitiveError: naming every operation that has none.
+        """
+        above = set(explained)
+        for op in self.program.ops:
+            if above.intersection(op.inputs):
+                above.update(op.outputs)
+        missing = [(op, reason) for op, reason in self.refused if above.intersection(op.inputs)]
+        if missing:
+            raise UnsupportedPrimitiveError(
+                [
+                    (op.primitive.name, self.program.module_path(op), op.source, reason)
+                    for op, reason in missing
+                ]
+            )
+
+
+def analyse(
+    program: Program,
+    explained: Iterable[Value],
+    rules: RuleSet,
+    *,
+    contrastive: bool = False,
+) -> Plan:
+    """Plans the backward pass from the program's outputs to the explained inputs.
+
+    Operations without a rule are kept in ``refused``; see `Plan.require_rules`.
+
+    Raises:
+      ValueError: no output depends on the explained input, or a contrastive pass finds no
+        affine operation.
+    """
+    facts = FactTable(program, tuple(explained))
+    steps, reached, refused = _plan_steps(program, facts, rules)
+    consumers: dict[Value, list[Op]] = {}
+    for step in steps.values():
+        for value in _sources(step):
+            consumers.setdefault(value, []).append(step.site.op)
+    found = orientations(program, facts, consumers)
+    for step in steps.values():
+        if isinstance(step.plan, Flow):
+            op = step.site.op
+            step.oriented_output = found.get(op.outputs[0])
+            step.oriented_inputs = tuple(found.get(value) for value in op.inputs)
+            step.identity_skip = _identity_skip(facts, op)
+    contrasted = _top_affine(program, facts, steps)
+    if contrastive:
+        if not contrasted:
+            raise ValueError(
+                "a contrastive map needs an affine operation (a dense layer or a convolution "
+                "with learned weights) below the output, and this model has none"
+            )
+        for op in contrasted:
+            steps[op.index].contrastive = True
+    return Plan(program, facts, rules, steps, reached, contrasted, found, refused)
+
+
+def _plan_steps(
+    program: Program, facts: FactTable, rules: RuleSet
+) -> tuple[dict[int, Step], set[Value], list[tuple[Op, str]]]:
+    outputs = {value for value in program.outputs if value.literal is None}
+    reached = {value for value in outputs if facts[value].active and value.floating}
+    if not reached:
+        raise ValueError(
+            "no floating-point output of the model depends on the explained input: there is "
+            "nothing to send probability down from"
+        )
+    steps: dict[int, Step] = {}
+    refused = []
+    for op in reversed(program.ops):
+        if not any(value in reached for value in op.outputs):
+            continue
+        path = program.module_path(op)
+        site = Site(op, facts, path)
+        rule = rules.rule_for(op.primitive, path)
+        plan = Refuse("no rule for this primitive") if rule is None else rule.plan(site)
+        if isinstance(plan, Refuse):
+            refused.append((op, plan.reason))
+            # Go on through everything it reads, to name all offenders at once.
+            reached.update(op.inputs[i] for i in site.signals)
+            continue
+        assert rule is not None
+        step = steps[op.index] = Step(site, rule, plan)
+        reached.update(_sources(step))
+    return dict(sorted(steps.items())), reached, refused[::-1]
+
+
+def _sources(step: Step) -> tuple[Value, ...]:
+    if isinstance(step.plan, Through):
+        return (step.plan.source,)
+    assert isinstance(step.plan, Flow | Structure)
+    return tuple(step.site.op.inputs[i] for i in step.plan.sources)
+
+
+def _top_affine(program: Program, facts: FactTable, steps: dict[int, Step]) -> list[Op]:
+    """Walks down from each output to the first operation with learned weights."""
+    above = set(program.outputs)
+    found = []
+    for step in reversed(steps.values()):
+        op = step.site.op
+        if not above.intersection(op.outputs):
+            continue
+        if op.primitive in _compat.LAYERS and any(facts[value].learned for value in op.inputs):
+            found.append(op)
+        else:
+            above.update(_sources(step))
+    return found[::-1]
+
+
+def _identity_skip(facts: FactTable, op: Op) -> int | None:
+    """Which operand of a sum is the other branch's own input, unchanged but for its layout."""
+    signals = [i for i, value in enumerate(op.inputs) if facts[value].active]
+    if len(signals) != 2:
+        return None
+    for skip, branch in (signals, signals[::-1]):
+        base = _before_layout(facts, op.inputs[skip])
+        if _depends(facts, op.inputs[branch], base):
+            return skip
+    return None
+
+
+def _before_layout(facts: FactTable, value: Value) -> Value:
+    while (op := facts[value].producer) is not None and op.primitive in _LAYOUT:
+        value = op.inputs[0]
+    return value
+
+
+def _depends(facts: FactTable, value: Value, base: Value) -> bool:
+    """Whether ``value`` was computed from ``base``, by one affine operation at least."""
+    producer = facts[base].producer
+    start = -1 if producer is None else producer.index
+    pending, seen, affine = [value], set(), False
+    met = False
+    while pending:
+        current = pending.pop()
+        if current is base:
+            met = True
+            continue
+        op = facts[current].producer
+        if current in seen or op is None or op.index <= start or not facts[current].active:
+            continue
+        seen.add(current)
+        affine = affine or op.primitive in _compat.LAYERS
+        pending.extend(op.inputs)
+    return met and affine
+
+
+_LAYOUT = frozenset(
+    _compat.existing(
+        "reshape", "transpose", "slice", "pad", "squeeze", "concatenate", "convert_element_type",
+        "gather", "name", "stop_gradient", "copy", "reduce_precision", "broadcast_in_dim",
+    )
+)  # fmt: skip

@@ -1,0 +1,217 @@
+"""Layers: the values of a model that have a name and can be read."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from jax import lax
+
+from . import _compat
+from .analysis import Plan
+from .geometry import Geometry
+from .program import Op, Program, Value
+from .rules.rule import Flow
+
+#: IJCV18, Sec. 6.1.3: below about 14x14 of 224 pixels the localisation suffers.
+LARGEST_AUTO_STRIDE = 16
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A value that `excitation_vjp` can read.
+
+    Attributes:
+      name: module path, tag, or for unnamed operations what made it; a repeated name gets #2.
+      shape, dtype: of the value.
+      stride: input pixels per step along each spatial axis (a `Fraction` where it is below 1).
+      lower_bound: lambda of Eq. 20; -inf for a value that is not an activation.
+      spatial_axes: positions of the axes that run along the image.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    stride: tuple[Fraction, ...]
+    lower_bound: float
+    spatial_axes: tuple[int, ...]
+    value: Value = field(repr=False, compare=False)
+
+
+class LayerTable(list[Layer]):
+    """A list of layers, from the input to the output, that prints as a table."""
+
+    def __str__(self) -> str:
+        rows = [("layer", "shape", "stride", "lower bound")]
+        for layer in self:
+            stride = "x".join(str(s) for s in layer.stride) or "-"
+            shape = "x".join(map(str, layer.shape))
+            rows.append((layer.name, shape, stride, f"{layer.lower_bound:.4g}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join(line.rstrip() for line in lines)
+
+    __repr__ = __str__
+
+
+def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
+    """All layers of a planned program, in the order in which they are computed."""
+    program = plan.program
+    made = {value: op for op in program.ops for value in op.outputs}
+    named: dict[Value, str] = {}
+    counts: dict[str, int] = {}
+
+    def add(name: str, value: Value | None) -> None:
+        counts[name] = counts.get(name, 0) + 1
+        if value is not None and value not in named:
+            named[value] = name if counts[name] == 1 else f"{name}#{counts[name]}"
+
+    for op in program.ops:
+        if op.primitive is _compat.name_p and op.outputs[0] in plan.reached:
+            add(op.params["name"], op.outputs[0])
+    for name, value in _module_values(plan):
+        add(name, value)
+    for op in program.ops:
+        label = _operation_label(plan, op)
+        if label is not None:
+            add("/".join((*program.module_scopes(op), label)), op.outputs[0])
+    table = LayerTable()
+    for value in sorted(named, key=lambda value: made[value].index):
+        bound = plan.facts[value].interval.low
+        table.append(
+            Layer(
+                named[value], value.shape, value.dtype, geometry.strides(value), bound,
+                geometry.spatial(value), value,
+            )
+        )  # fmt: skip
+    return table
+
+
+def _module_values(plan: Plan) -> list[tuple[str, Value | None]]:
+    """(path, value) of every call of a module: its last signal that leaves it.
+
+    A call is a run of consecutive operations below one path. None for a call without a signal.
+    """
+    program = plan.program
+    readers: dict[Value, list[int]] = {}
+    for op in program.ops:
+        for value in op.inputs:
+            readers.setdefault(value, []).append(op.index)
+    calls: list[tuple[str, int, int]] = []
+    open_since: list[tuple[str, int]] = []
+    for op in program.ops:
+        scopes = program.module_scopes(op)
+        shared = 0
+        for scope, (name, _) in zip(scopes, open_since, strict=False):
+            if scope != name:
+                break
+            shared += 1
+        for depth in range(len(open_since), shared, -1):
+            path = "/".join(name for name, _ in open_since[:depth])
+            calls.append((path, open_since[depth - 1][1], op.index))
+        open_since = open_since[:shared] + [(name, op.index) for name in scopes[shared:]]
+    for depth in range(len(open_since), 0, -1):
+        path = "/".join(name for name, _ in open_since[:depth])
+        calls.append((path, open_since[depth - 1][1], len(program.ops)))
+    outputs = set(program.outputs)
+
+    def leaves(value: Value, end: int) -> bool:
+        return value in outputs or any(reader >= end for reader in readers.get(value, ()))
+
+    found = []
+    for path, start, end in sorted(calls, key=lambda call: (call[1], len(call[0]))):
+        last = None
+        for op in program.ops[start:end]:
+            for value in op.outputs:
+                if value in plan.reached and leaves(value, end):
+                    last = value
+        found.append((path, last))
+    return found
+
+
+def _operation_label(plan: Plan, op: Op) -> str | None:
+    """A name for the value of an operation that is a layer in itself; None for any other."""
+    step = plan.steps.get(op.index)
+    if step is None or op.outputs[0] not in plan.reached:
+        return None
+    if op.call is not None:
+        inside = [o for o in _same_call(plan.program, op) if o.call == op.call]
+        return op.call if op is inside[-1] else None
+    if op.primitive in _compat.LAYERS and plan.program.module_scopes(op):
+        return None  # the module that it is has a name, and the same probability
+    if isinstance(step.plan, Flow) or op.primitive in (lax.max_p, lax.concatenate_p):
+        return _LABELS.get(op.primitive)
+    return None
+
+
+def _same_call(program: Program, op: Op) -> list[Op]:
+    """The run of operations of one jitted function around ``op``."""
+    end = op.index
+    while end + 1 < len(program.ops) and program.ops[end + 1].call == op.call:
+        if program.ops[end + 1].path != op.path:
+            break
+        end += 1
+    return program.ops[op.index : end + 1]
+
+
+_LABELS = {
+    lax.conv_general_dilated_p: "conv", lax.dot_general_p: "dense", lax.add_p: "sum",
+    lax.reduce_window_max_p: "max_pool", lax.reduce_window_sum_p: "window_sum",
+    lax.reduce_sum_p: "reduce_sum", lax.reduce_max_p: "reduce_max", lax.max_p: "max",
+    lax.concatenate_p: "concatenate",
+}  # fmt: skip
+
+
+def choose(layers: LayerTable, name: str, plan: Plan) -> Layer:
+    """The layer of this name.
+
+    Raises:
+      ValueError: there is none; the message gives the nearest names.
+    """
+    if name == "auto":
+        return choose_automatically(layers, plan)
+    for layer in layers:
+        if layer.name == name:
+            return layer
+    names = [layer.name for layer in layers]
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
+    near += [n for n in names if name in n and n not in near][:3]
+    hint = f"the nearest names are {', '.join(near)}" if near else f"the model has {len(names)}"
+    raise ValueError(
+        f"no layer named {name!r} on the way from the output to the input; {hint}. "
+        "excitation_jax.layers(model_fn, params, x) lists them all."
+    )
+
+
+def choose_automatically(layers: LayerTable, plan: Plan) -> Layer:
+    """The highest activation below the top affine operation, at a spatial stride of 16 at most.
+
+    Raises:
+      ValueError: the model has no such activation.
+    """
+    below = _below(plan)
+    for layer in reversed(layers):
+        if (
+            layer.value in below
+            and layer.lower_bound != -np.inf
+            and layer.spatial_axes
+            and max(layer.stride) <= LARGEST_AUTO_STRIDE
+        ):
+            return layer
+    raise ValueError(
+        'layer="auto" looks for an activation with spatial axes at a stride of at most '
+        f"{LARGEST_AUTO_STRIDE} below the first affine operation, and this model has none: name "
+        "a layer (excitation_jax.layers lists them), or layer=None for the input itself"
+    )
+
+
+def _below(plan: Plan) -> set[Value]:
+    """The values that the first affine operations send probability to, however indirectly."""
+    below = {v for op in plan.contrasted for v in plan.sources(plan.steps[op.index])}
+    for index in reversed(plan.steps):
+        step = plan.steps[index]
+        if below.intersection(step.site.op.outputs):
+            below.update(plan.sources(step))
+    return below

@@ -1,0 +1,168 @@
+"""A model, traced and planned: all that does not depend on values, and running it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .analysis import Plan, analyse
+from .geometry import Geometry
+from .layers import Layer, LayerTable, choose, find_layers
+from .program import Program, Value, trace
+from .rules.ruleset import RuleSet
+from .targets import prior_leaves, signal
+from .transform import carrier, carrier_dtype, evaluate
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A traced and planned model function.
+
+    Attributes:
+      captured: the arrays that the function closed over.
+      out_shape: its outputs, as `jax.ShapeDtypeStruct`s.
+      layers, chosen: all layers, and those that are read.
+      tapped: the values to read: the chosen layers', or the explained input's.
+      image_size: lengths of the input's spatial axes.
+    """
+
+    program: Program
+    plan: Plan
+    captured: list[Any]
+    out_shape: Any
+    layers: LayerTable
+    chosen: list[Layer]
+    tapped: list[Value]
+    image_size: tuple[int, ...]
+
+    @functools.cached_property
+    def compiled(self) -> Callable[..., Any]:
+        """`run` under jit; ``function`` is static."""
+        return jax.jit(self.run, static_argnums=3)
+
+    def run(
+        self, captured: Sequence[Any], leaves: Sequence[Any], target: Any, function: Callable | None
+    ) -> tuple[Any, list[jax.Array], jax.Array]:
+        """One forward and one top-down pass.
+
+        Args:
+          captured, leaves: the values of the program's captured arrays and inputs.
+          target: an array, or None where ``function`` is a callable target.
+
+        Returns:
+          The outputs, the probabilities at the tapped values, and whether all are numbers.
+        """
+
+        def carriers_of_outputs(taps: list[jax.Array]) -> tuple[list[Any], list[Any]]:
+            tapped = dict(zip(self.tapped, taps, strict=True))
+            outputs, carried = evaluate(self.plan, captured, leaves, tapped)
+            return carried, outputs
+
+        carried, pull, flat = jax.vjp(
+            carriers_of_outputs, [carrier(value) for value in self.tapped], has_aux=True
+        )
+        outputs = jax.tree.unflatten(jax.tree.structure(self.out_shape), flat)
+        prior, several = signal(outputs, target if function is None else function)
+        # An output without a carrier does not depend on the layer: its prior goes nowhere.
+        starts = [
+            None if end is None else part
+            for part, end in zip(self._complete(prior, several), carried, strict=True)
+        ]
+
+        def top_down(starts: list[Any]) -> list[jax.Array]:
+            return pull(starts)[0]
+
+        if several:
+            top_down = jax.vmap(top_down, in_axes=self.target_axis, out_axes=self.target_axis)
+        found = top_down(starts)
+        numbers = [jnp.isfinite(array).all() for array in found]
+        numbers += [
+            ~jnp.isnan(array).any()
+            for array, value in zip(flat, self.program.outputs, strict=True)
+            if value.floating
+        ]
+        return outputs, found, jnp.stack(numbers).all()
+
+    @property
+    def target_axis(self) -> int:
+        """Where the axis of K targets stands: after the batch axis, if there is one."""
+        return 1 if any(len(value.shape) > 1 for value in self.program.outputs) else 0
+
+    def _complete(self, prior: Any, several: bool) -> list[jax.Array]:
+        """P(A0) for every output, in its carrier's dtype; zeros where the target gives none."""
+        parts = prior_leaves(jax.tree.structure(self.out_shape), prior)
+        axis = self.target_axis
+        count = max(part.shape[axis] for part in parts if part is not None) if several else None
+        complete = []
+        for part, value in zip(parts, self.program.outputs, strict=True):
+            if part is None:
+                shape = list(value.shape)
+                shape[axis:axis] = [] if count is None else [count]
+                part = jnp.zeros(shape)
+            complete.append(part.astype(carrier_dtype(value)))
+        return complete
+
+
+def prepare(
+    model_fn: Callable[..., Any], args: tuple[Any, ...], names: tuple[str, ...],
+    contrastive: bool, rules: RuleSet, require_rules: bool = True,
+) -> Prepared:  # fmt: skip
+    """Traces and plans ``model_fn(*args)``, whose last argument is explained.
+
+    Args:
+      names: the layers to read; () for the explained argument itself.
+      require_rules: raise where an operation above the layers has no rule.
+
+    For arguments that are no tracers the result is cached by function and shapes.
+    """
+    leaves, tree = jax.tree.flatten(args)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return _prepare(model_fn, tree, tuple(leaves), names, contrastive, rules, require_rules)
+    shapes = tuple(map(_abstract, leaves))
+    try:
+        hash(model_fn)
+    except TypeError:  # a callable object that holds arrays, say: it cannot be a cache's key
+        return _prepare(model_fn, tree, shapes, names, contrastive, rules, require_rules)
+    prepared = _cached(model_fn, tree, shapes, names, contrastive, rules, require_rules)
+    if any(isinstance(array, jax.core.Tracer) for array in prepared.captured):
+        # The function closed over values of a trace that will end.
+        return _prepare(model_fn, tree, shapes, names, contrastive, rules, require_rules)
+    return prepared
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    aval = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
+
+
+def _prepare(
+    model_fn: Callable[..., Any], tree: Any, leaves: tuple[Any, ...], names: tuple[str, ...],
+    contrastive: bool, rules: RuleSet, require_rules: bool,
+) -> Prepared:  # fmt: skip
+    def flat(*leaves: Any) -> Any:
+        return model_fn(*jax.tree.unflatten(tree, leaves))
+
+    try:
+        program, closed, out_shape = trace(flat, *leaves)
+    except Exception as error:
+        error.add_note("raised while excitation_jax traced the model function")
+        raise
+    explained = jax.tree.leaves(jax.tree.unflatten(tree, program.inputs)[-1])
+    plan = analyse(program, explained, rules, contrastive=contrastive)
+    geometry = Geometry(program, plan.facts, explained)
+    table = find_layers(plan, geometry)
+    chosen = [choose(table, name, plan) for name in names]
+    tapped = [picked.value for picked in chosen] or explained
+    if require_rules:
+        plan.require_rules(tapped)
+    size = tuple(explained[0].shape[axis] for axis in geometry.spatial(explained[0]))
+    return Prepared(program, plan, list(closed.consts), out_shape, table, chosen, tapped, size)
+
+
+# Keeps the last models' traces and compiled passes, and so the arrays they closed over.
+_cached = functools.lru_cache(maxsize=64)(_prepare)

@@ -1,0 +1,157 @@
+"""R1, R4: affine operations of one signal, and sums of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .rule import (
+    Call,
+    Flow,
+    Plan,
+    Refuse,
+    Rule,
+    Site,
+    Through,
+    only_child,
+    safe_divide,
+    unbroadcast,
+)
+
+
+@dataclass(frozen=True)
+class Affine(Rule):
+    """R1: ``h * L+^T(P / L+(h))`` (Eq. 6, 17, 18, Alg. 1).
+
+    L+ is the operation with the positive part of its effective weights: with the constant
+    scale behind it (a BatchNorm's, say) counted in, so that a negative scale makes the negative
+    weights excitatory. Operations without weights (pooling, sums) are their own L+.
+
+    Attributes:
+      effective: count the scale behind the operation in.
+      clamped: h is the activation of `Call.activation`; otherwise the value as it is.
+    """
+
+    effective: bool = True
+    clamped: bool = True
+    equation = "R1 affine, Eq. 6"
+
+    def plan(self, site: Site) -> Plan:
+        if len(site.signals) == 1:
+            return Flow(site.signals)
+        return Refuse("a product of two values that both depend on the explained input")
+
+    def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:
+        (source,) = call.sources
+        h = call.activation(source) if self.clamped else call.value(source)
+        weights = {i: call.value(i) for i in range(len(call.operands)) if i != source}
+        sign = call.output_sign if self.effective and weights else None
+        if sign is not None:
+            folded = _fold_sign(call, sign)
+            if folded is not None:
+                (i, weight_sign), sign = folded, None
+                weights[i] = weights[i] * weight_sign
+
+        def spread(p: jax.Array, part: int) -> jax.Array:
+            positive = {i: jnp.maximum(part * w, 0) for i, w in weights.items()}
+            operands = range(len(call.operands))
+            total, transpose = jax.vjp(
+                lambda h: call.bind(*(h if i == source else positive[i] for i in operands)), h
+            )
+            return transpose(safe_divide(p, total))[0]
+
+        def excite(part: int) -> jax.Array:
+            if sign is None:
+                return spread(p, part)
+            # The scale varies along more than the features: each unit takes its own side.
+            up, down = jnp.where(sign > 0, p, 0), jnp.where(sign < 0, p, 0)
+            return spread(up, part) + spread(down, -part)
+
+        shares = excite(1)
+        if call.step.contrastive:
+            shares = shares - excite(-1)  # Eq. 8, 9: the negated classifier's
+        return [h * shares if i == source else None for i in range(len(call.operands))]
+
+
+def _fold_sign(call: Call, sign: jax.Array) -> tuple[int, jax.Array] | None:
+    """The sign as a factor of the weights: (operand, array); None if it varies elsewhere."""
+    op, (source,) = call.step.site.op, call.sources
+    weight = 1 - source
+    owners = _weight_dimensions(call, weight)
+    varying = [i for i, size in enumerate(sign.shape) if size != 1]
+    places = {i: owner for i in varying if (owner := owners[i]) is not None}
+    if len(places) != len(varying):
+        return None
+    shape = [1] * len(op.inputs[weight].shape)
+    for i, place in places.items():
+        shape[place] = sign.shape[i]
+    kept = lax.squeeze(sign, [i for i in range(sign.ndim) if i not in places])
+    order = sorted(range(len(varying)), key=lambda position: places[varying[position]])
+    return weight, jnp.transpose(kept, order).reshape(shape).astype(call.dtype)
+
+
+def _weight_dimensions(call: Call, weight: int) -> list[int | None]:
+    """For each dimension of the output, the dimension of the weights it comes from."""
+    op = call.step.site.op
+    rank = len(op.outputs[0].shape)
+    owners: list[int | None] = [None] * rank
+    if op.primitive is lax.conv_general_dilated_p:
+        numbers = op.params["dimension_numbers"]
+        owners[numbers.out_spec[1]] = numbers.rhs_spec[0]
+    else:
+        (contract, batch) = op.params["dimension_numbers"]
+        for position, dim in enumerate(batch[weight]):
+            owners[position] = dim
+        free = [
+            dim
+            for dim in range(len(op.inputs[weight].shape))
+            if dim not in contract[weight] and dim not in batch[weight]
+        ]
+        start = len(batch[0]) if weight == 0 else rank - len(free)
+        for position, dim in enumerate(free):
+            owners[start + position] = dim
+    return owners
+
+
+@dataclass(frozen=True)
+class Sum(Rule):
+    """R4: ``P * h_a / (h_a + h_b)`` (Eq. 19); a constant summand takes nothing (R5).
+
+    Attributes:
+      clamped: h as in `Affine`; otherwise the signed values a / (a + b).
+      skips: "share", or "nothing": at the sum of an identity skip and a residual branch the
+        branch gets everything (IJCV18, Fig. 7c).
+    """
+
+    clamped: bool = True
+    skips: str = "share"
+    equation = "R4 sum, Eq. 19"
+
+    def plan(self, site: Site) -> Plan:
+        return only_child(site) or Flow(site.signals)
+
+    def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array]:
+        shapes = [operand.shape for operand in call.operands]
+        skip = call.step.identity_skip if self.skips == "nothing" else None
+        if skip is not None:
+            return [
+                jnp.zeros(shape, p.dtype) if i == skip else unbroadcast(p, shape)
+                for i, shape in enumerate(shapes)
+            ]
+        h = [call.activation(i) if self.clamped else call.value(i) for i in range(2)]
+        ratio = safe_divide(p, h[0] + h[1])
+        return [unbroadcast(ratio * h[i], shapes[i]) for i in range(2)]
+
+
+@dataclass(frozen=True)
+class Difference(Rule):
+    """R8: ``a - b``: P goes to a, b is inhibitory; with one constant it is a shift (R5)."""
+
+    equation = "R8 difference, Eq. 6"
+
+    def plan(self, site: Site) -> Plan:
+        return only_child(site) or Through(site.op.inputs[site.signals[0]])

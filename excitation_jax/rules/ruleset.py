@@ -1,0 +1,116 @@
+"""Which rule meets which primitive; the presets."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from jax import lax
+from jax.extend.core import primitives
+
+from .. import _compat, bounds
+from .elementwise import Elementwise, Product, Quotient
+from .linear import Affine, Difference, Sum
+from .pooling import Winner
+from .rule import CustomRule, Rule
+from .structure import Move, Select
+
+Primitive = _compat.Primitive
+
+
+@dataclass(frozen=True, eq=False)
+class RuleSet:
+    """An immutable choice of a rule for every primitive.
+
+    Args:
+      name: shown by `explain_rules`.
+      table: rule by primitive.
+      scopes: ``(pattern, rules)`` pairs; where a module path matches the shell-style pattern,
+        those rules hold. Later pairs win.
+
+    A rule is a function ``rule(call, p)`` of the operation's values and the probability at its
+    output. It returns the probability of each operand, None for those that get nothing:
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jax import lax
+    >>> import excitation_jax as ej
+    >>> def first_takes_all(call, p):
+    ...     return p, jnp.zeros_like(p)
+    >>> rules = ej.EXCITATION.replace({lax.add_p: first_takes_all})
+    >>> f = ej.excite(lambda x: jnp.abs(x) + x[::-1], rules=rules)
+    >>> jax.vjp(f, jnp.array([1.0, 2.0]))[1](jnp.array([1.0, 0.0]))[0].tolist()
+    [1.0, 0.0]
+    """
+
+    name: str
+    table: Mapping[Primitive, Rule]
+    scopes: tuple[tuple[str, RuleSet], ...] = field(default=())
+
+    def rule_for(self, primitive: Primitive, path: str) -> Rule | None:
+        """The rule for a primitive in the module at ``path``; None if there is none."""
+        for pattern, rules in reversed(self.scopes):
+            if fnmatch.fnmatchcase(path, pattern):
+                return rules.rule_for(primitive, path)
+        return self.table.get(primitive)
+
+    def replace(self, rules: Mapping[Primitive, Rule | Callable[..., Any]]) -> RuleSet:
+        """A new rule set with these rules in place of, or added to, the present ones."""
+        for primitive, rule in rules.items():
+            if not isinstance(primitive, Primitive):
+                raise TypeError(
+                    f"rules are given by JAX primitive (jax.lax.add_p, say), not {primitive!r}"
+                )
+            if not callable(rule) and not isinstance(rule, Rule):
+                raise TypeError(f"the rule for {primitive.name} is not callable: {rule!r}")
+        made = {p: r if isinstance(r, Rule) else CustomRule(r) for p, r in rules.items()}
+        table = MappingProxyType({**self.table, **made})
+        return replace(self, name=f"{self.name}+", table=table)
+
+    def scoped(self, pattern: str, rules: RuleSet) -> RuleSet:
+        """A new rule set that uses ``rules`` in modules whose path matches ``pattern``.
+
+        >>> import excitation_jax as ej
+        >>> rules = ej.EXCITATION.scoped("layer4/*", ej.EXCITATION_RESIDUAL)
+        """
+        return replace(self, name=f"{self.name}+", scopes=(*self.scopes, (pattern, rules)))
+
+
+def excitation_rules(
+    name: str, *, effective: bool = True, clamped: bool = True, skips: str = "share"
+) -> RuleSet:
+    """The rules of Excitation Backprop; the options are those of `Affine` and `Sum`."""
+    affine, total = Affine(effective, clamped), Sum(clamped, skips)
+    families: list[tuple[Rule, tuple[Primitive, ...]]] = [
+        (Elementwise(), (*bounds.MONOTONE, *bounds.OTHER_UNARY)),
+        (Elementwise(), (lax.integer_pow_p, lax.pow_p, lax.clamp_p)),
+        (affine, (lax.conv_general_dilated_p, lax.dot_general_p)),
+        (affine, (lax.reduce_sum_p, lax.reduce_window_sum_p, lax.cumsum_p)),
+        (total, (lax.add_p, primitives.add_jaxvals_p)),
+        (Difference(), (lax.sub_p,)),
+        (Product(), (lax.mul_p,)),
+        (Quotient(), (lax.div_p,)),
+        (Winner(), (lax.max_p, lax.min_p, lax.reduce_max_p, lax.reduce_min_p)),
+        (Winner(), (lax.reduce_window_max_p, lax.reduce_window_min_p)),
+        (Winner(), (lax.sort_p, lax.cummax_p, lax.cummin_p)),
+        (Move(), (lax.reshape_p, lax.transpose_p, lax.squeeze_p, lax.broadcast_in_dim_p)),
+        (Move(), (lax.slice_p, lax.dynamic_slice_p, lax.dynamic_update_slice_p)),
+        (Move(), (lax.pad_p, lax.concatenate_p, lax.rev_p, lax.gather_p)),
+        (Move(), _compat.existing("split", "tile", "stack", "unstack", "optimization_barrier")),
+        (Select(), (lax.select_n_p,)),
+    ]
+    table = {primitive: rule for rule, family in families for primitive in family}
+    return RuleSet(name, MappingProxyType(table))
+
+
+#: The rules of the papers, for any network (design: R1 to R9).
+EXCITATION = excitation_rules("EXCITATION")
+
+#: What TorchRay computes: raw weights (BatchNorm invisible), values not clamped, sums split by
+#: the signed a / (a + b). To compare with published maps, not to explain models.
+EXCITATION_TORCHRAY = excitation_rules("EXCITATION_TORCHRAY", effective=False, clamped=False)
+
+#: At the sum of an identity skip and a residual branch the skip gets nothing (IJCV18, Fig. 7c).
+EXCITATION_RESIDUAL = excitation_rules("EXCITATION_RESIDUAL", skips="nothing")

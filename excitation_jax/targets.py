@@ -1,0 +1,162 @@
+"""P(A0): the distribution over the outputs that the top-down pass starts from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Target = Any  # int | integer array | floating array | callable
+
+
+def top_down_signal(outputs: Any, target: Target) -> Any:
+    """The prior P(A0) over a model's outputs (Eq. 2) that a target stands for.
+
+    Args:
+      outputs: (N, C) scores, (C,) of a single example, or a score map (N, h, w, C); for a
+        callable target any pytree of arrays.
+      target: one of
+        - an int, or an integer array (N,): one unit per example, which gets probability 1. On a
+          score map the unit's scores, softmax-normalised over positions;
+        - an integer array (N, K): K units per example, each with a pass of its own;
+        - a floating array shaped like the outputs, (N, ...) or (N, K, ...): P(A0) itself;
+        - a callable that maps outputs to P(A0): a pytree like theirs, None for an output that
+          gets nothing.
+
+    Returns:
+      An array shaped like the outputs, with an axis K after the batch axis where the target
+      has one; float32, or float64 for float64 outputs.
+
+    Raises:
+      ValueError: wrong shape; an index out of range or a negative prior, where values are
+        known. Under `jax.jit` they are not: an index out of range gives an all-zero signal.
+      TypeError: the target is of none of these kinds.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import excitation_jax as ej
+      >>> ej.top_down_signal(jnp.zeros((2, 3)), jnp.array([0, 2])).tolist()
+      [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    check_target(jax.eval_shape(lambda x: x, outputs), target)
+    return signal(outputs, target)[0]
+
+
+def signal(outputs: Any, target: Target) -> tuple[Any, bool]:
+    """`top_down_signal` without the checks, and whether it has the axis K."""
+    if callable(target):
+        prior = target(outputs)
+        return prior, _check_prior_shapes(outputs, prior)
+    dtype = jnp.promote_types(outputs.dtype, jnp.float32)
+    target = jnp.asarray(target)
+    if jnp.issubdtype(target.dtype, jnp.floating):
+        return target.astype(dtype), target.ndim == outputs.ndim + 1
+    batched = outputs.ndim > 1
+    if target.ndim == 0 and batched:
+        target = jnp.broadcast_to(target, outputs.shape[:1])
+    several = target.ndim == (2 if batched else 1)
+    chosen = jax.nn.one_hot(target, outputs.shape[-1], dtype=dtype)
+    if outputs.ndim <= 2:
+        return chosen, several
+    positions = tuple(range(1, outputs.ndim - 1))
+    weights = jax.nn.softmax(outputs.astype(dtype), axis=positions)
+    if several:
+        weights = weights[:, None]
+    spread = jnp.expand_dims(chosen, tuple(axis + several for axis in positions))
+    return spread * weights, several
+
+
+def check_target(outputs: Any, target: Target) -> None:
+    """Raises a clear error for a target that does not fit outputs of these shapes."""
+    if callable(target):
+        return
+    if not hasattr(outputs, "shape"):
+        leaves = jax.tree.leaves(outputs)
+        shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+        raise ValueError(
+            f"the model returns a {type(outputs).__name__} of {len(leaves)} arrays ({shapes}), so "
+            "a target must say where to start: return one array from model_fn, e.g. "
+            "lambda params, x: model(params, x)[0], or give a callable target that maps the "
+            "outputs to P(A0)"
+        )
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        raise TypeError(f"the model returns {outputs.dtype}; excitation starts at real scores")
+    if len(outputs.shape) == 0:
+        raise ValueError("the model returns a scalar; return scores of shape (N, classes)")
+    try:
+        shape, dtype = jnp.shape(target), jnp.result_type(target)
+    except TypeError:
+        raise TypeError(
+            f"target is {target!r}; it must be an int, an integer array, a floating array (P(A0) "
+            "itself) or a callable"
+        ) from None
+    if jnp.issubdtype(dtype, jnp.floating):
+        _check_float_target(outputs.shape, target, shape)
+    elif jnp.issubdtype(dtype, jnp.integer):
+        _check_integer_target(outputs.shape, target, shape)
+    else:
+        raise TypeError(f"target has dtype {dtype}; it must be integer or floating")
+
+
+def _check_float_target(outputs: tuple[int, ...], target: Any, shape: tuple[int, ...]) -> None:
+    batch = len(outputs) > 1
+    without_k = (shape[0], *shape[2:]) if batch and len(shape) > 1 else shape[1:]
+    if shape != outputs and (len(shape) != len(outputs) + 1 or without_k != outputs):
+        wanted = f"{outputs} or ({outputs[0]}, K, ...)" if batch else f"{outputs} or (K, ...)"
+        raise ValueError(f"a floating target is P(A0) and must have shape {wanted}, not {shape}")
+    if not isinstance(target, jax.core.Tracer):
+        values = np.asarray(target, dtype=float)
+        if not np.all(np.isfinite(values)) or values.min(initial=0) < 0:
+            raise ValueError("P(A0) holds negative or non-finite probabilities")
+
+
+def _check_integer_target(outputs: tuple[int, ...], target: Any, shape: tuple[int, ...]) -> None:
+    batch = outputs[:1] if len(outputs) > 1 else ()
+    if shape != () and (shape[: len(batch)] != batch or len(shape) > len(batch) + 1):
+        wanted = "an int, or an array of shape (K,)"
+        if batch:
+            wanted = f"an int, or an array of shape ({batch[0]},) or ({batch[0]}, K)"
+        raise ValueError(
+            f"target has shape {shape}, and the outputs {outputs}: give {wanted}, one row per "
+            "example"
+        )
+    if not isinstance(target, jax.core.Tracer):
+        indices = np.asarray(target)
+        wrong = indices[(indices < 0) | (indices >= outputs[-1])]
+        if wrong.size:
+            raise ValueError(
+                f"target index {int(wrong.flat[0])} is out of range: the model has {outputs[-1]} "
+                f"outputs, 0 to {outputs[-1] - 1}"
+            )
+
+
+def _check_prior_shapes(outputs: Any, prior: Any) -> bool:
+    """Whether a callable's P(A0) has the axis K. Raises `ValueError` for shapes that do not fit."""
+    several = set()
+    flat, tree = jax.tree.flatten(outputs)
+    try:
+        parts = prior_leaves(tree, prior)
+    except ValueError:
+        raise ValueError(
+            f"the callable target returned {jax.tree.structure(prior)}, and the outputs are "
+            f"{tree}: return P(A0) in the structure of the outputs, None for an output that gets "
+            "nothing"
+        ) from None
+    for output, part in zip(flat, parts, strict=True):
+        if part is None:
+            continue
+        _check_float_target(output.shape, part, jnp.shape(part))
+        several.add(jnp.ndim(part) == output.ndim + 1)
+    if len(several) != 1:
+        raise ValueError(
+            "the callable target must return P(A0) for one output at least, and an axis K for "
+            "all of them or for none"
+        )
+    return several.pop()
+
+
+def prior_leaves(tree: Any, prior: Any) -> list[Any]:
+    """The parts of P(A0) for each output, None where an output gets nothing."""
+    return list(tree.flatten_up_to(prior))
