@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax import lax
 from jax.extend import core, source_info_util
 from jax.extend.core import primitives
@@ -82,6 +83,15 @@ def source_line(source_infos: Sequence[Any]) -> str:
             if not frame.file_name.startswith((*_LIBRARIES, "<frozen")):
                 return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
     return source_info_util.summarize(source_infos[0])
+
+
+def trace_settings() -> tuple[Any, ...]:
+    """The settings of JAX that change what a function is traced to."""
+    config = jax.config
+    return (
+        config.jax_enable_x64, config.jax_default_matmul_precision,
+        config.jax_numpy_dtype_promotion, config.jax_numpy_rank_promotion,
+    )  # fmt: skip
 
 
 def _folder(module: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,7 +22,8 @@ class Plan:
     Attributes:
       steps: what to do at each operation on the signal path, by the operation's index.
       reached: values on the signal path: probability may arrive at them.
-      contrasted: the first affine operations met walking down from the outputs.
+      orientations: which values have a constant scale behind them (see orientation.py).
+      refused: operations on the signal path without a rule, and why.
     """
 
     program: Program
@@ -29,13 +31,56 @@ class Plan:
     rules: RuleSet
     steps: dict[int, Step]
     reached: set[Value]
-    contrasted: list[Op]
     orientations: dict[Value, SignReader]
     refused: list[tuple[Op, str]]
 
     def sources(self, step: Step) -> tuple[Value, ...]:
         """The values that an operation sends its probability to."""
         return _sources(step)
+
+    @functools.cached_property
+    def contrasted(self) -> list[Op]:
+        """The first affine operations met walking down from the outputs."""
+        return self.affine_below(self.program.outputs)
+
+    def affine_below(self, values: Iterable[Value]) -> list[Op]:
+        """The first operations with learned weights met walking down from these values."""
+        pending, found = set(values), []
+        for step in reversed(self.steps.values()):
+            op = step.site.op
+            if not pending.intersection(op.outputs):
+                continue
+            weights = any(self.facts[value].learned for value in op.inputs)
+            if op.primitive in _compat.LAYERS and weights:
+                found.append(op)
+            else:
+                pending.update(self.sources(step))
+        return found[::-1]
+
+    def below(self, ops: Iterable[Op]) -> set[Value]:
+        """The values that these operations send probability to, however indirectly."""
+        found = {value for op in ops for value in self.sources(self.steps[op.index])}
+        for step in reversed(self.steps.values()):
+            if found.intersection(step.site.op.outputs):
+                found.update(self.sources(step))
+        return found
+
+    def crossed_by_every_path(self) -> set[Value]:
+        """Values that all probability passes: nothing above reads what was computed before."""
+        last_use: dict[Value, int] = {}
+        for step in self.steps.values():
+            for value in self.sources(step):
+                last_use[value] = max(last_use.get(value, -1), step.site.op.index)
+        last_use.update(dict.fromkeys(self.program.outputs, len(self.program.ops)))
+        latest = max((last_use.get(value, -1) for value in self.program.inputs), default=-1)
+        crossed = set()
+        for step in self.steps.values():
+            for value in step.site.op.outputs:
+                if value in self.reached:
+                    if latest <= step.site.op.index:
+                        crossed.add(value)
+                    latest = max(latest, last_use.get(value, -1))
+        return crossed
 
     def require_rules(self, explained: Iterable[Value]) -> None:
         """Raises unless every operation between these values and the outputs has a rule.
@@ -85,16 +130,16 @@ def analyse(
             step.oriented_output = found.get(op.outputs[0])
             step.oriented_inputs = tuple(found.get(value) for value in op.inputs)
             step.identity_skip = _identity_skip(facts, op)
-    contrasted = _top_affine(program, facts, steps)
+    plan = Plan(program, facts, rules, steps, reached, found, refused)
     if contrastive:
-        if not contrasted:
+        if not plan.contrasted:
             raise ValueError(
                 "a contrastive map needs an affine operation (a dense layer or a convolution "
                 "with learned weights) below the output, and this model has none"
             )
-        for op in contrasted:
+        for op in plan.contrasted:
             steps[op.index].contrastive = True
-    return Plan(program, facts, rules, steps, reached, contrasted, found, refused)
+    return plan
 
 
 def _plan_steps(
@@ -119,7 +164,7 @@ def _plan_steps(
         if isinstance(plan, Refuse):
             refused.append((op, plan.reason))
             # Go on through everything it reads, to name all offenders at once.
-            reached.update(op.inputs[i] for i in site.signals)
+            reached.update(value for value in op.inputs if facts[value].active and value.inexact)
             continue
         assert rule is not None
         step = steps[op.index] = Step(site, rule, plan)
@@ -132,21 +177,6 @@ def _sources(step: Step) -> tuple[Value, ...]:
         return (step.plan.source,)
     assert isinstance(step.plan, Flow | Structure)
     return tuple(step.site.op.inputs[i] for i in step.plan.sources)
-
-
-def _top_affine(program: Program, facts: FactTable, steps: dict[int, Step]) -> list[Op]:
-    """Walks down from each output to the first operation with learned weights."""
-    above = set(program.outputs)
-    found = []
-    for step in reversed(steps.values()):
-        op = step.site.op
-        if not above.intersection(op.outputs):
-            continue
-        if op.primitive in _compat.LAYERS and any(facts[value].learned for value in op.inputs):
-            found.append(op)
-        else:
-            above.update(_sources(step))
-    return found[::-1]
 
 
 def _identity_skip(facts: FactTable, op: Op) -> int | None:

@@ -186,7 +186,7 @@ def _explain(
     _check_input(params, x)
     names = (layer,) if isinstance(layer, str) else () if layer is None else tuple(layer)
     prepared = prepare(model_fn, (params, x), names, contrastive, rules)
-    check_target(prepared.out_shape, target)
+    target = check_target(prepared.out_shape, target)
     function, array = (target, None) if callable(target) else (None, target)
     leaves = jax.tree.leaves((params, x))
     used = jax.tree.leaves((leaves, array, prepared.captured))

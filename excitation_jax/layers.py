@@ -186,32 +186,33 @@ def choose(layers: LayerTable, name: str, plan: Plan) -> Layer:
 
 
 def choose_automatically(layers: LayerTable, plan: Plan) -> Layer:
-    """The highest activation below the top affine operation, at a spatial stride of 16 at most.
+    """The highest activation that is worth a map, at a spatial stride of 16 at most.
+
+    It lies below the first affine operation, on every path (inside a residual branch there is
+    only a part of the probability), and, where the model allows, below a second affine
+    operation: a contrastive map right at the first one's input is only the difference of two
+    sets of weights, with little left of where the activations are (on SqueezeNet's grids of
+    photographs c-MWP hits 64 % there and 92 % one convolution lower).
 
     Raises:
       ValueError: the model has no such activation.
     """
-    below = _below(plan)
-    for layer in reversed(layers):
-        if (
-            layer.value in below
-            and layer.lower_bound != -np.inf
-            and layer.spatial_axes
-            and max(layer.stride) <= LARGEST_AUTO_STRIDE
-        ):
-            return layer
+    crossed = plan.crossed_by_every_path()
+    first = plan.below(plan.contrasted)
+    tops = [value for op in plan.contrasted for value in plan.sources(plan.steps[op.index])]
+    second = plan.below(plan.affine_below(tops))
+    for below in (second, first):
+        for layer in reversed(layers):
+            if (
+                layer.value in below
+                and layer.value in crossed
+                and layer.lower_bound != -np.inf
+                and layer.spatial_axes
+                and max(layer.stride) <= LARGEST_AUTO_STRIDE
+            ):
+                return layer
     raise ValueError(
         'layer="auto" looks for an activation with spatial axes at a stride of at most '
         f"{LARGEST_AUTO_STRIDE} below the first affine operation, and this model has none: name "
         "a layer (excitation_jax.layers lists them), or layer=None for the input itself"
     )
-
-
-def _below(plan: Plan) -> set[Value]:
-    """The values that the first affine operations send probability to, however indirectly."""
-    below = {v for op in plan.contrasted for v in plan.sources(plan.steps[op.index])}
-    for index in reversed(plan.steps):
-        step = plan.steps[index]
-        if below.intersection(step.site.op.outputs):
-            below.update(plan.sources(step))
-    return below

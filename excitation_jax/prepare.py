@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from . import _compat
 from .analysis import Plan, analyse
 from .geometry import Geometry
 from .layers import Layer, LayerTable, choose, find_layers
@@ -128,7 +129,9 @@ def prepare(
         hash(model_fn)
     except TypeError:  # a callable object that holds arrays, say: it cannot be a cache's key
         return _prepare(model_fn, tree, shapes, names, contrastive, rules, require_rules)
-    prepared = _cached(model_fn, tree, shapes, names, contrastive, rules, require_rules)
+    prepared = _cached(
+        model_fn, tree, shapes, names, contrastive, rules, require_rules, _compat.trace_settings()
+    )
     if any(isinstance(array, jax.core.Tracer) for array in prepared.captured):
         # The function closed over values of a trace that will end.
         return _prepare(model_fn, tree, shapes, names, contrastive, rules, require_rules)
@@ -164,5 +167,10 @@ def _prepare(
     return Prepared(program, plan, list(closed.consts), out_shape, table, chosen, tapped, size)
 
 
-# Keeps the last models' traces and compiled passes, and so the arrays they closed over.
-_cached = functools.lru_cache(maxsize=64)(_prepare)
+@functools.lru_cache(maxsize=64)
+def _cached(
+    model_fn: Callable[..., Any], tree: Any, shapes: tuple[Any, ...], names: tuple[str, ...],
+    contrastive: bool, rules: RuleSet, require_rules: bool, settings: tuple[Any, ...],
+) -> Prepared:  # fmt: skip
+    """`_prepare`, for the last models; keeps the arrays that they closed over, too."""
+    return _prepare(model_fn, tree, shapes, names, contrastive, rules, require_rules)

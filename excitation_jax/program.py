@@ -26,6 +26,10 @@ class Value:
     literal: Any = None
 
     @property
+    def inexact(self) -> bool:
+        return bool(jax.numpy.issubdtype(self.dtype, np.inexact))
+
+    @property
     def floating(self) -> bool:
         return bool(jax.numpy.issubdtype(self.dtype, np.floating))
 

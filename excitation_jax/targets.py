@@ -40,8 +40,7 @@ def top_down_signal(outputs: Any, target: Target) -> Any:
       >>> ej.top_down_signal(jnp.zeros((2, 3)), jnp.array([0, 2])).tolist()
       [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    check_target(jax.eval_shape(lambda x: x, outputs), target)
-    return signal(outputs, target)[0]
+    return signal(outputs, check_target(outputs, target))[0]
 
 
 def signal(outputs: Any, target: Target) -> tuple[Any, bool]:
@@ -68,10 +67,17 @@ def signal(outputs: Any, target: Target) -> tuple[Any, bool]:
     return spread * weights, several
 
 
-def check_target(outputs: Any, target: Target) -> None:
-    """Raises a clear error for a target that does not fit outputs of these shapes."""
+def check_target(outputs: Any, target: Target) -> Target:
+    """The target, as an array if it is no callable.
+
+    Args:
+      outputs: the model's, or their shapes.
+
+    Raises:
+      As `top_down_signal`.
+    """
     if callable(target):
-        return
+        return target
     if not hasattr(outputs, "shape"):
         leaves = jax.tree.leaves(outputs)
         shapes = ", ".join(str(leaf.shape) for leaf in leaves)
@@ -85,19 +91,17 @@ def check_target(outputs: Any, target: Target) -> None:
         raise TypeError(f"the model returns {outputs.dtype}; excitation starts at real scores")
     if len(outputs.shape) == 0:
         raise ValueError("the model returns a scalar; return scores of shape (N, classes)")
-    try:
-        shape, dtype = jnp.shape(target), jnp.result_type(target)
-    except TypeError:
+    array = target if isinstance(target, jax.Array) else np.asarray(target)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        _check_float_target(outputs.shape, array, array.shape)
+    elif jnp.issubdtype(array.dtype, jnp.integer):
+        _check_integer_target(outputs.shape, array, array.shape)
+    else:
         raise TypeError(
             f"target is {target!r}; it must be an int, an integer array, a floating array (P(A0) "
             "itself) or a callable"
-        ) from None
-    if jnp.issubdtype(dtype, jnp.floating):
-        _check_float_target(outputs.shape, target, shape)
-    elif jnp.issubdtype(dtype, jnp.integer):
-        _check_integer_target(outputs.shape, target, shape)
-    else:
-        raise TypeError(f"target has dtype {dtype}; it must be integer or floating")
+        )
+    return array
 
 
 def _check_float_target(outputs: tuple[int, ...], target: Any, shape: tuple[int, ...]) -> None:

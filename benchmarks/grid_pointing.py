@@ -1,0 +1,132 @@
+"""The grid pointing game on real photographs with the real SqueezeNet.
+
+Four photographs that the network recognises with confidence make a 2x2 grid (Boehle et al.,
+CVPR 2021). For each of the four classes: does the map's maximum lie in the right quarter
+(hit; the maximum's cell counts where its centre is), and what share of its positive part does
+(energy)?
+
+    python benchmarks/grid_pointing.py --weights SQUEEZENET.npz --images FOLDER
+
+FOLDER holds photographs named <class index>_<anything>.jpg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+import excitation_jax as ej
+from excitation_jax.models import squeezenet
+
+Maps = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def recognised(
+    model: squeezenet.SqueezeNet, params: dict, folder: Path, confidence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pre-processed photographs (M, 227, 227, 3) and classes (M,) that the network is sure of."""
+    predict = jax.jit(lambda x: jax.nn.softmax(model.apply(params, x)))
+    images, classes = [], []
+    for path in sorted(folder.glob("*.jpg")):
+        index = int(path.name.split("_")[0])
+        with Image.open(path) as photograph:
+            image = squeezenet.preprocess(photograph)
+        if predict(image)[0, index] > confidence:
+            images.append(np.asarray(image[0]))
+            classes.append(index)
+    return np.stack(images), np.array(classes)
+
+
+def grids(
+    images: np.ndarray, classes: np.ndarray, count: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(grid (1, 2h, 2w, 3), its four classes (1, 4)), the classes of a grid being distinct."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        while True:
+            chosen = rng.choice(len(images), 4, replace=False)
+            if len(set(classes[chosen])) == 4:
+                break
+        top, bottom = (np.concatenate(images[chosen[i : i + 2]], axis=1) for i in (0, 2))
+        yield np.concatenate([top, bottom])[None], classes[chosen][None]
+
+
+def methods(model: squeezenet.SqueezeNet, params: dict, layer: str) -> dict[str, Maps]:
+    """Maps (1, 4, H, W) of a grid and its four targets, by name."""
+
+    def gradient(x: jax.Array, targets: jax.Array) -> jax.Array:
+        def logit(x: jax.Array, target: jax.Array) -> jax.Array:
+            return model.apply(params, x)[0, target]
+
+        slopes = jax.vmap(jax.grad(logit), in_axes=(None, 0))(x, targets[0])
+        return jnp.abs(slopes).max(axis=-1)[:, 0][None]
+
+    def excitation(contrastive: bool) -> Maps:
+        return lambda x, targets: ej.attention_map(
+            model.apply, params, x, targets, layer=layer, contrastive=contrastive
+        )
+
+    return {"gradient": gradient, "MWP": excitation(False), "c-MWP": excitation(True)}
+
+
+def score(attention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hits and energies (4,) of maps (4, H, W), target q belonging to quarter q."""
+    lower, right = ((np.arange(size) + 0.5) / size >= 0.5 for size in attention.shape[1:])
+    quarters = 2 * lower[:, None] + right[None, :]
+    hits, energies = [], []
+    for quarter, map_ in enumerate(attention):
+        hits.append(quarters.flat[map_.argmax()] == quarter)
+        positive = np.maximum(map_, 0)
+        energies.append(positive[quarters == quarter].sum() / max(positive.sum(), 1e-30))
+    return np.array(hits), np.array(energies)
+
+
+def play(
+    weights: Path, images: Path, count: int, seed: int, layer: str, confidence: float = 0.8
+) -> dict[str, dict[str, float]]:
+    """Share of hits and mean energy by method."""
+    model, params = squeezenet.SqueezeNet(), squeezenet.load_npz(weights)
+    photographs, classes = recognised(model, params, images, confidence)
+    results: dict[str, dict[str, float]] = {}
+    for name, method in methods(model, params, layer).items():
+        compiled = jax.jit(method)
+        scores = [
+            score(np.asarray(compiled(grid, targets))[0])
+            for grid, targets in grids(photographs, classes, count, seed)
+        ]
+        hits, energies = (np.concatenate(part) for part in zip(*scores, strict=True))
+        results[name] = {
+            "hits": float(hits.mean()), "energy": float(energies.mean()), "targets": hits.size,
+            "photographs": len(classes),
+        }  # fmt: skip
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--grids", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layer", default="auto")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    results = play(options.weights, options.images, options.grids, options.seed, options.layer)
+    print(f"{'method':10} {'hits':>7} {'energy':>7} {'targets':>8}   layer {options.layer}")
+    for name, row in results.items():
+        print(f"{name:10} {row['hits']:7.1%} {row['energy']:7.2f} {row['targets']:8}")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
