@@ -14,18 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from compared import centres, methods
 from PIL import Image
 
-import excitation_jax as ej
 from excitation_jax.models import squeezenet
-
-Maps = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def recognised(
@@ -58,27 +55,9 @@ def grids(
         yield np.concatenate([top, bottom])[None], classes[chosen][None]
 
 
-def methods(model: squeezenet.SqueezeNet, params: dict, layer: str) -> dict[str, Maps]:
-    """Maps (1, 4, H, W) of a grid and its four targets, by name."""
-
-    def gradient(x: jax.Array, targets: jax.Array) -> jax.Array:
-        def logit(x: jax.Array, target: jax.Array) -> jax.Array:
-            return model.apply(params, x)[0, target]
-
-        slopes = jax.vmap(jax.grad(logit), in_axes=(None, 0))(x, targets[0])
-        return jnp.abs(slopes).max(axis=-1)[:, 0][None]
-
-    def excitation(contrastive: bool) -> Maps:
-        return lambda x, targets: ej.attention_map(
-            model.apply, params, x, targets, layer=layer, contrastive=contrastive
-        )
-
-    return {"gradient": gradient, "MWP": excitation(False), "c-MWP": excitation(True)}
-
-
 def score(attention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Hits and energies (4,) of maps (4, H, W), target q belonging to quarter q."""
-    lower, right = ((np.arange(size) + 0.5) / size >= 0.5 for size in attention.shape[1:])
+    lower, right = (np.asarray(centres(size)) >= 0.5 for size in attention.shape[1:])
     quarters = 2 * lower[:, None] + right[None, :]
     hits, energies = [], []
     for quarter, map_ in enumerate(attention):
@@ -95,7 +74,7 @@ def play(
     model, params = squeezenet.SqueezeNet(), squeezenet.load_npz(weights)
     photographs, classes = recognised(model, params, images, confidence)
     results: dict[str, dict[str, float]] = {}
-    for name, method in methods(model, params, layer).items():
+    for name, method in methods(model.apply, params, layer).items():
         compiled = jax.jit(method)
         scores = [
             score(np.asarray(compiled(grid, targets))[0])

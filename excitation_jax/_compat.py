@@ -87,11 +87,8 @@ def source_line(source_infos: Sequence[Any]) -> str:
 
 def trace_settings() -> tuple[Any, ...]:
     """The settings of JAX that change what a function is traced to."""
-    config = jax.config
-    return (
-        config.jax_enable_x64, config.jax_default_matmul_precision,
-        config.jax_numpy_dtype_promotion, config.jax_numpy_rank_promotion,
-    )  # fmt: skip
+    config: Any = jax.config
+    return config.jax_enable_x64, config.jax_default_matmul_precision
 
 
 def _folder(module: str) -> str:

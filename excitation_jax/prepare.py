@@ -27,19 +27,34 @@ class Prepared:
     Attributes:
       captured: the arrays that the function closed over.
       out_shape: its outputs, as `jax.ShapeDtypeStruct`s.
-      layers, chosen: all layers, and those that are read.
-      tapped: the values to read: the chosen layers', or the explained input's.
-      image_size: lengths of the input's spatial axes.
+      explained: the values of the explained input.
+      chosen: the layers that are read.
+      tapped: their values, or the explained input's.
     """
 
     program: Program
     plan: Plan
     captured: list[Any]
     out_shape: Any
-    layers: LayerTable
+    explained: list[Value]
     chosen: list[Layer]
     tapped: list[Value]
-    image_size: tuple[int, ...]
+
+    @property
+    def layers(self) -> LayerTable:
+        """All layers of the model."""
+        return find_layers(self.plan, self.geometry)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The axes of all values."""
+        return Geometry(self.program, self.plan.facts, self.explained)
+
+    @property
+    def image_size(self) -> tuple[int, ...]:
+        """Lengths of the input's spatial axes."""
+        image = self.explained[0]
+        return tuple(image.shape[axis] for axis in self.geometry.spatial(image))
 
     @functools.cached_property
     def compiled(self) -> Callable[..., Any]:
@@ -157,14 +172,14 @@ def _prepare(
         raise
     explained = jax.tree.leaves(jax.tree.unflatten(tree, program.inputs)[-1])
     plan = analyse(program, explained, rules, contrastive=contrastive)
-    geometry = Geometry(program, plan.facts, explained)
-    table = find_layers(plan, geometry)
-    chosen = [choose(table, name, plan) for name in names]
+    chosen = []
+    if names:
+        table = find_layers(plan, Geometry(program, plan.facts, explained))
+        chosen = [choose(table, name, plan) for name in names]
     tapped = [picked.value for picked in chosen] or explained
     if require_rules:
         plan.require_rules(tapped)
-    size = tuple(explained[0].shape[axis] for axis in geometry.spatial(explained[0]))
-    return Prepared(program, plan, list(closed.consts), out_shape, table, chosen, tapped, size)
+    return Prepared(program, plan, list(closed.consts), out_shape, explained, chosen, tapped)
 
 
 @functools.lru_cache(maxsize=64)

@@ -7,6 +7,7 @@ a `Value` is one array of one call, never a jaxpr variable.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -81,7 +82,7 @@ class Program:
         names = _collapse_methods(op.path)
         return names[1:] if names and names[0] == self.root_scope else names
 
-    @property
+    @functools.cached_property
     def root_scope(self) -> str | None:
         """The scope that all scoped operations share: a Linen model's class name."""
         roots = {_collapse_methods(op.path)[0] for op in self.ops if op.path}
@@ -169,6 +170,7 @@ def _function_name(name: str, jaxpr: Any) -> str | None:
     return name
 
 
+@functools.lru_cache(maxsize=4096)
 def _collapse_methods(path: tuple[str, ...]) -> tuple[str, ...]:
     """Drops Linen's ``Module.method`` scopes, which stand beside the module's own."""
     return tuple(

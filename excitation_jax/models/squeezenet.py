@@ -39,7 +39,7 @@ class MaxPool(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Pool `x`."""
         overhang = [(0, (size - 3) % 2) for size in x.shape[1:3]]
-        pooled: jax.Array = nn.max_pool(x, (3, 3), (2, 2), overhang)  # type: ignore[no-untyped-call]
+        pooled: jax.Array = nn.max_pool(x, (3, 3), (2, 2), overhang)
         return pooled
 
 

@@ -1,0 +1,39 @@
+"""The maps that the pointing benchmarks compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import excitation_jax as ej
+
+Maps = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def methods(model_fn: Callable[[Any, jax.Array], jax.Array], params: Any, layer: str) -> dict:
+    """By name: functions of images (N, H, W, 3) and classes (N, K), to maps (N, K, h, w).
+
+    The gradient's map is the largest absolute slope over the colour channels, at the pixels; the
+    others are read at the layer.
+    """
+
+    def gradient(x: jax.Array, classes: jax.Array) -> jax.Array:
+        scores, pull = jax.vjp(lambda x: model_fn(params, x), x)
+        signals = jax.nn.one_hot(classes, scores.shape[-1], dtype=scores.dtype)
+        slopes = jax.vmap(lambda signal: pull(signal)[0], in_axes=1, out_axes=1)(signals)
+        return jnp.abs(slopes).max(axis=-1)
+
+    def excitation(contrastive: bool) -> Maps:
+        return lambda x, classes: ej.attention_map(
+            model_fn, params, x, classes, layer=layer, contrastive=contrastive
+        )
+
+    return {"gradient": gradient, "MWP": excitation(False), "c-MWP": excitation(True)}
+
+
+def centres(size: int) -> jax.Array:
+    """Where the centres of a map's cells lie along a side, from 0 to 1."""
+    return (jnp.arange(size) + 0.5) / size

@@ -1,0 +1,72 @@
+"""The pointing game on the digits model: does a map's maximum lie in the digit's box?
+
+    python benchmarks/digits_pointing.py [--scenes 500] [--json FILE]
+
+Test scenes with two digits at least, so that pointing at any digit does not do; every digit
+present is a target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from compared import centres, methods
+
+from excitation_jax.digits import Scenes, load, make_scenes
+
+BATCH = 50
+
+
+def hits(maps: np.ndarray, scenes: Scenes) -> np.ndarray:
+    """Of maps (N, 10, h, w), one a class: whether each present digit's points into its box."""
+    height, width = maps.shape[2:]
+    best = maps.reshape(*maps.shape[:2], -1).argmax(-1)
+    size = scenes.images.shape[1]
+    rows = np.asarray(centres(height))[best // width] * size
+    columns = np.asarray(centres(width))[best % width] * size
+    x0, y0, x1, y1 = np.moveaxis(scenes.boxes, -1, 0)
+    inside = (x0 <= columns) & (columns <= x1) & (y0 <= rows) & (rows <= y1)
+    present = (scenes.labels > 0) & (scenes.labels.sum(1, keepdims=True) >= 2)
+    return inside[present]
+
+
+def play(count: int, seed: int = 0, layer: str = "auto") -> dict[str, dict[str, float]]:
+    """Share of hits by method."""
+    model, variables = load()
+    scenes = make_scenes(seed, count, "test")
+    every = np.broadcast_to(np.arange(10), (BATCH, 10))
+    results = {}
+    for name, method in methods(model.apply, variables, layer).items():
+        compiled = jax.jit(method)
+        scored = []
+        for start in range(0, count - BATCH + 1, BATCH):
+            part = Scenes(*(field[start : start + BATCH] for field in scenes))
+            scored.append(hits(np.asarray(compiled(part.images, every)), part))
+        found = np.concatenate(scored)
+        results[name] = {"hits": float(found.mean()), "targets": int(found.size)}
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layer", default="auto")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    results = play(options.scenes, options.seed, options.layer)
+    print(f"{'method':10} {'hits':>7} {'targets':>8}   layer {options.layer}")
+    for name, row in results.items():
+        print(f"{name:10} {row['hits']:7.1%} {row['targets']:8}")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
