@@ -175,7 +175,7 @@ def _prepare(
     chosen = []
     if names:
         table = find_layers(plan, Geometry(program, plan.facts, explained))
-        chosen = [choose(table, name, plan) for name in names]
+        chosen = [choose(table, name) for name in names]
     tapped = [picked.value for picked in chosen] or explained
     if require_rules:
         plan.require_rules(tapped)

@@ -1,0 +1,8 @@
+"""`python -m excitation_jax` is the command `excitation-jax`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

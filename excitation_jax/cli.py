@@ -1,0 +1,272 @@
+"""The command `excitation-jax`: demo, explain and layers.
+
+Here are the arguments, the progress bar and the errors; what the commands do is in `commands`,
+which imports JAX and is only imported to run one: --help and a typing error answer at once.
+Whatever the user can get wrong arrives here as a ValueError, an OSError
+or an ImportError with a message that says what to do, and leaves as one line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from . import __version__
+from .class_names import MOST_TARGETS
+
+PROGRAM = "excitation-jax"
+MODELS = ("digits", "squeezenet")
+
+# The part of the package's extras that each optional module comes with.
+_EXTRAS = {"PIL": "plots", "rich": "plots", "matplotlib": "plots", "sklearn": "data"}
+
+_DEMO_SEED = 14  # three digits, all of them easy to see
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code.
+
+    argv: the arguments after the program's name; None takes the process's own.
+
+    0: done; 2: the input was bad and stderr has one line that says how; 130: interrupted.
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has said what it has to say
+        return int(stop.code or 0)
+    debug = arguments.debug or os.environ.get("EXCITATION_JAX_DEBUG") == "1"
+    try:
+        with _progress(arguments.steps) as announce:
+            announce("loading JAX")
+            from . import commands
+
+            report = getattr(commands, arguments.command)(arguments, announce)
+        print(report, flush=True)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, ImportError) as error:
+        message = _message(error)
+        if debug or message is None:
+            raise
+        print(f"{PROGRAM}: error: {message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a mistake gets one line and not the usage as well."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> _Parser:
+    """The whole command line; parsing yields `command`, `steps`, `debug` and its arguments."""
+    parser = _Parser(
+        prog=PROGRAM,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Where does a network look for a class? Attention maps by Excitation "
+        "Backprop,\nfor less than the price of one gradient.",
+        epilog=textwrap.dedent("""\
+            start here:
+              excitation-jax demo
+                  needs no data and no network: a picture of what a small model sees
+              excitation-jax explain cat.jpg --model squeezenet --weights squeezenet_v1_0.npz
+                  the same for a photograph of yours
+
+            Every command has its own help: excitation-jax explain --help
+            """),
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    _add_debug(parser, False)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
+
+    def command(name: str, steps: int, summary: str, description: str) -> _Parser:
+        sub: _Parser = commands.add_parser(
+            name,
+            help=summary,
+            description=textwrap.dedent(description),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        # Without a default, or it would undo a --debug before the command.
+        _add_debug(sub, argparse.SUPPRESS)
+        sub.set_defaults(steps=steps)
+        return sub
+
+    _add_demo(
+        command(
+            "demo",
+            5,
+            "explain the built-in digits model on one scene",
+            """\
+            Shows the built-in model one cluttered scene of handwritten digits that it never
+            saw, and writes one picture: the scene, the model's scores, and for every digit in
+            the scene two maps of where the model found it. MWP, marginal winning probability,
+            is what speaks for the digit; c-MWP, contrastive, is what speaks for it and for no
+            other class.
+
+              excitation-jax demo
+              excitation-jax demo --seed 7 --out seven.png
+            """,
+        )
+    )
+    _add_explain(
+        command(
+            "explain",
+            5,
+            "explain a network's classes on a photograph",
+            """\
+            Writes one picture, the photograph and a map painted over it for every class asked
+            for, and prints the classes with their scores.
+
+              excitation-jax explain cat.jpg --model squeezenet --weights squeezenet_v1_0.npz
+              excitation-jax explain cat.jpg --model squeezenet --weights squeezenet_v1_0.npz \\
+                  --classes imagenet_classes.txt --target "tabby cat" --out tabby.png
+              excitation-jax explain cat.jpg --model squeezenet --weights squeezenet_v1_0.npz \\
+                  --target top5 --layer pool8 --no-contrastive
+            """,
+        )
+    )
+    layers = command(
+        "layers",
+        3,
+        "list the layers that a map can be read at",
+        """\
+        Prints everything that explain's --layer accepts: its name, shape, stride in pixels and
+        the lower bound of its values.
+
+          excitation-jax layers --model squeezenet
+        """,
+    )
+    _add_model(layers, "optional: the names do not depend on the weights")
+    return parser
+
+
+def _add_demo(demo: _Parser) -> None:
+    demo.add_argument(
+        "--out",
+        type=Path,
+        default=Path("excitation_demo.png"),
+        metavar="FILE",
+        help="the picture to write, .png, .jpg or .webp (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--seed",
+        type=int,
+        default=_DEMO_SEED,
+        metavar="N",
+        help="which scene: 0, 1, 2, ... (default: %(default)s)",
+    )
+
+
+def _add_explain(explain: _Parser) -> None:
+    explain.add_argument("photo", type=Path, metavar="PHOTO", help="the photograph to explain")
+    _add_model(explain, "needed by squeezenet; digits brings its own")
+    explain.add_argument(
+        "--target",
+        default="top1",
+        metavar="NAME|INDEX|topK",
+        help="the class to explain: its name (needs --classes), its index, or topK, the K classes "
+        f"of highest score, K up to {MOST_TARGETS} (default: %(default)s)",
+    )
+    explain.add_argument(
+        "--layer",
+        default="auto",
+        metavar="NAME|auto",
+        help="where to read the map: a name that `excitation-jax layers` lists, or auto, the "
+        "highest one that is still fine enough to localise (default: %(default)s)",
+    )
+    explain.add_argument(
+        "--contrastive",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="show what speaks for the class and for no other (c-MWP), or all that speaks for "
+        "it (MWP) (default: contrastive)",
+    )
+    explain.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="names of the classes, one class a line: index, synset, name, separated by tabs; "
+        "without it a class is its index",
+    )
+    explain.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the picture to write (default: PHOTO's name with _excitation.png, in this folder)",
+    )
+
+
+def _add_debug(parser: _Parser, default: bool | str) -> None:
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=default,
+        help="show the whole traceback of an error (also: EXCITATION_JAX_DEBUG=1)",
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser, weights_help: str) -> None:
+    parser.add_argument("--model", required=True, choices=MODELS, help="the network: %(choices)s")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=f"the network's weights, an .npz file ({weights_help})",
+    )
+
+
+@contextlib.contextmanager
+def _progress(steps: int) -> Iterator[Callable[[str], None]]:
+    """Yields a function that names the next of `steps` steps in a progress bar.
+
+    The bar is on stderr and gone when done; there is none where stderr is no terminal.
+    """
+    if not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    try:
+        from rich import progress
+        from rich.console import Console
+    except ModuleNotFoundError:  # it is in an extra, and no reason not to compute
+        yield lambda name: print(f"{name} ...", file=sys.stderr)
+        return
+    done = itertools.count()
+    with progress.Progress(
+        progress.SpinnerColumn(),
+        progress.BarColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=steps)
+        yield lambda name: bar.update(task, description=name, completed=next(done), refresh=True)
+
+
+def _message(error: ValueError | OSError | ImportError) -> str | None:
+    """The one line that tells the user of an error; None for what is not the user's doing."""
+    if isinstance(error, ImportError) and error.name:
+        extra = _EXTRAS.get(error.name.partition(".")[0])
+        return extra and f'this needs {error.name}: pip install "excitation-jax[{extra}]"'
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    text = " ".join(text.splitlines())
+    return text if len(text) <= 400 else f"{text[:400]} ... (--debug shows all)"
