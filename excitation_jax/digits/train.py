@@ -1,0 +1,223 @@
+"""Trains the demo model: `python -m excitation_jax.digits.train --out DIR`.
+
+Takes about six and a half minutes of CPU time, and keeps two cores busy. Every step sees new
+scenes; the model is judged by its mean average precision on scenes composed from digits that
+training never shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from numpy.typing import ArrayLike, NDArray
+
+from .model import DigitsNet
+from .scenes import SIDE, make_scenes
+
+STEPS = 1200
+BATCH = 32  # scenes a step
+PEAK_LEARNING_RATE = 1e-2
+WEIGHT_DECAY = 1e-3
+TEST_SCENES = 1000
+
+_SCENE_SEEDS = 1_000_000  # seeds of `make_scenes` set aside for one training run
+
+Variables = dict[str, Any]
+
+
+def train(
+    steps: int = STEPS, seed: int = 0, on_step: Callable[[int, jax.Array], None] | None = None
+) -> Variables:
+    """Trains `DigitsNet` from random weights on scenes of the train split.
+
+    AdamW under a one-cycle schedule, on the sigmoid cross-entropy of the ten classes.
+
+    Args:
+        steps: number of steps, of 32 new scenes each.
+        seed: fixes the initial weights and the scenes. One machine gives one result a seed.
+        on_step: called after each step with the number of steps taken and the scalar loss,
+            which may still be under way: reading it waits.
+
+    Returns:
+        {"params": ..., "batch_stats": ...}.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+        ValueError: `steps` is not in 1..1000000 or `seed` is negative.
+    """
+    if not 1 <= steps <= _SCENE_SEEDS:
+        raise ValueError(f"steps must be in 1..{_SCENE_SEEDS}, got {steps}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+    model = DigitsNet()
+    schedule = optax.cosine_onecycle_schedule(steps, PEAK_LEARNING_RATE, pct_start=0.2)
+    optimizer = optax.adamw(schedule, weight_decay=WEIGHT_DECAY)
+
+    @jax.jit
+    def step(
+        variables: Variables, state: optax.OptState, images: jax.Array, labels: jax.Array
+    ) -> tuple[Variables, optax.OptState, jax.Array]:
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            logits, updated = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            return optax.sigmoid_binary_cross_entropy(logits, labels).mean(), updated
+
+        (loss, updated), gradient = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
+        updates, state = optimizer.update(gradient, state, variables["params"])
+        return {"params": optax.apply_updates(variables["params"], updates), **updated}, state, loss
+
+    variables: Variables = dict(model.init(jax.random.key(seed), jnp.zeros((1, SIDE, SIDE, 3))))
+    state = optimizer.init(variables["params"])
+    for taken in range(1, steps + 1):
+        # JAX returns before a step is done, so the next scenes are composed meanwhile.
+        scenes = make_scenes(seed * _SCENE_SEEDS + taken - 1, BATCH, "train")
+        variables, state, loss = step(variables, state, scenes.images, scenes.labels)
+        if on_step is not None:
+            on_step(taken, loss)
+    return variables
+
+
+def predict(variables: Variables, images: ArrayLike, batch: int = 100) -> NDArray[np.float32]:
+    """Logits (N, 10) of images (N, 96, 96, 3), computed `batch` images at a time."""
+    forward = jax.jit(DigitsNet().apply)
+    images = np.asarray(images)
+    logits = [forward(variables, images[i : i + batch]) for i in range(0, len(images), batch)]
+    return np.concatenate(logits)
+
+
+def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Area under one class's precision-recall curve, taken as a sum of rectangles.
+
+    AP = sum_n (R_n - R_(n-1)) P_n over the distinct scores, highest first, where P_n and R_n are
+    the precision and the recall of answering "present" from the n-th score on.
+
+    Args:
+        labels: (N,) true, or 1, where the class is present.
+        scores: (N,) higher where the class is thought likelier; equal scores share a threshold.
+
+    Raises:
+        ValueError: the class is never present, so that recall is undefined.
+    """
+    scores = np.asarray(scores)
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(np.asarray(labels)[order] > 0)
+    if not len(found) or not found[-1]:
+        raise ValueError("average precision is undefined for a class that is never present")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(found) - 1)  # of equal scores
+    recall = found[last] / found[-1]
+    precision = found[last] / (last + 1)
+    return float(np.sum(np.diff(recall, prepend=0) * precision))
+
+
+def mean_average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Mean over the classes of `average_precision`; labels and scores are (N, classes).
+
+    Raises:
+        ValueError: some class is never present.
+    """
+    columns = zip(np.asarray(labels).T, np.asarray(scores).T, strict=True)
+    return float(np.mean([average_precision(*column) for column in columns]))
+
+
+def save(variables: Variables, out: Path) -> None:
+    """Writes an Orbax checkpoint that `excitation_jax.digits.load` reads.
+
+    `out` appears complete or not at all: everything is written beside it and then renamed.
+
+    Args:
+        variables: what `train` returned.
+        out: the checkpoint's directory; missing parents are made.
+
+    Raises:
+        FileExistsError: `out` exists and is not an empty directory.
+    """
+    out = out.resolve()
+    _refuse_to_overwrite(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # NumPy arrays, because a jax.Array would have this machine's devices recorded with it.
+    arrays = jax.tree.map(np.asarray, variables)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as directory:
+        written = Path(directory) / "checkpoint"
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(written, arrays)
+        os.replace(written, out)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains, reports the mean average precision on 1000 test scenes, and saves.
+
+    Returns:
+        0, or 130 after Ctrl-C, which leaves nothing behind.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m excitation_jax.digits.train", description="Train the digits demo model."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory to write, not there yet")
+    parser.add_argument("--steps", type=int, default=STEPS, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    try:
+        _refuse_to_overwrite(arguments.out)  # now, not after minutes of training
+        _train_with_progress(arguments.out, arguments.steps, arguments.seed)
+    except (ImportError, ValueError, OSError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train_with_progress(out: Path, steps: int, seed: int) -> None:
+    try:
+        from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+    except ImportError as error:
+        raise ImportError(
+            'the progress bar needs rich: pip install "excitation-jax[plots]"'
+        ) from error
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("training", total=steps)
+        losses: list[jax.Array] = []
+
+        def on_step(taken: int, loss: jax.Array) -> None:
+            losses.append(loss)
+            progress.update(task, completed=taken)
+            if taken % 50 == 0 or taken == steps:
+                recent = float(np.mean(losses))
+                progress.console.print(f"step {taken:5d}  loss {recent:.4f}")
+                losses.clear()
+
+        variables = jax.block_until_ready(train(steps, seed, on_step))
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    print(f"trained {parameters} parameters in {wall:.0f} s ({cpu:.0f} s of CPU time)")
+
+    scenes = make_scenes(0, TEST_SCENES, "test")
+    precision = mean_average_precision(scenes.labels, predict(variables, scenes.images))
+    print(f"mAP on {TEST_SCENES} test scenes: {precision:.4f}")
+    save(variables, out)
+    print(f"wrote {out}")
+
+
+def _refuse_to_overwrite(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise FileExistsError(f"{out} exists: remove it or choose another --out")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
