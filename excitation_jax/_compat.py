@@ -80,7 +80,8 @@ def source_line(source_infos: Sequence[Any]) -> str:
     """
     for info in source_infos:
         for frame in getattr(info.traceback, "frames", ()):
-            if not frame.file_name.startswith((*_LIBRARIES, "<frozen")):
+            own = os.path.dirname(frame.file_name) in _ENGINE
+            if not own and not frame.file_name.startswith((*_LIBRARIES, "<frozen")):
                 return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
     return source_info_util.summarize(source_infos[0])
 
@@ -96,4 +97,5 @@ def _folder(module: str) -> str:
     return "" if found is None or found.origin is None else str(Path(found.origin).parent) + os.sep
 
 
-_LIBRARIES = tuple(filter(None, map(_folder, ("jax", "jaxlib", "flax", "excitation_jax"))))
+_LIBRARIES = tuple(filter(None, map(_folder, ("jax", "jaxlib", "flax"))))
+_ENGINE = (os.path.dirname(__file__), os.path.join(os.path.dirname(__file__), "rules"))

@@ -186,7 +186,8 @@ def _identity_skip(facts: FactTable, op: Op) -> int | None:
         return None
     for skip, branch in (signals, signals[::-1]):
         base = _before_layout(facts, op.inputs[skip])
-        if _depends(facts, op.inputs[branch], base):
+        between = facts.depends(op.inputs[branch], base) or ()
+        if any(other.primitive in _compat.LAYERS for other in between):
             return skip
     return None
 
@@ -195,26 +196,6 @@ def _before_layout(facts: FactTable, value: Value) -> Value:
     while (op := facts[value].producer) is not None and op.primitive in _LAYOUT:
         value = op.inputs[0]
     return value
-
-
-def _depends(facts: FactTable, value: Value, base: Value) -> bool:
-    """Whether ``value`` was computed from ``base``, by one affine operation at least."""
-    producer = facts[base].producer
-    start = -1 if producer is None else producer.index
-    pending, seen, affine = [value], set(), False
-    met = False
-    while pending:
-        current = pending.pop()
-        if current is base:
-            met = True
-            continue
-        op = facts[current].producer
-        if current in seen or op is None or op.index <= start or not facts[current].active:
-            continue
-        seen.add(current)
-        affine = affine or op.primitive in _compat.LAYERS
-        pending.extend(op.inputs)
-    return met and affine
 
 
 _LAYOUT = frozenset(

@@ -145,6 +145,8 @@ def _output_interval(op: Op, inputs: Sequence[Interval]) -> Interval:
         return Interval(
             min(max(x.low, least.low), most.low), max(min(x.high, most.high), least.high)
         )
+    if primitive is lax.cumsum_p:
+        return _products(first, Interval(1, op.inputs[0].shape[op.params["axis"]]))
     if primitive in (lax.reduce_sum_p, lax.reduce_window_sum_p):
         count = _window_size(op)
         # Padding adds zeros, so a window may hold fewer of the values.
@@ -172,16 +174,24 @@ _SAME_VALUES = frozenset(
 )  # fmt: skip
 _JOINED = frozenset([lax.concatenate_p, lax.pad_p, *_compat.existing("stack")])
 
-_DENSE = np.linspace(-30, 30, 20001)
-_FAR = np.geomspace(30, 1e6, 200)
+_NEAR = np.linspace(-30, 30, 12001)
+_FAR = np.geomspace(1e-6, 1e6, 2401)
+_GRID = np.sort(np.concatenate([_NEAR, -_FAR, _FAR]))
+_DECADES = np.array([1e4, 1e5, 1e6])
 
 
 def numeric_minimum(function: Callable[[np.ndarray], np.ndarray], domain: Interval) -> float:
     """Minimum of an elementwise function on ``domain``; -inf where it falls without end."""
     with np.errstate(all="ignore"):
-        near = function(np.clip(_DENSE, *domain))
-        far = function(np.clip(np.concatenate([-_FAR[::-1], _FAR]), *domain))
-    if not (np.all(np.isfinite(near)) and np.all(np.isfinite(far[~np.isposinf(far)]))):
+        values = function(np.clip(_GRID, *domain))
+        ends = [function(np.clip(side * _DECADES, *domain)) for side in (-1, 1)]
+    values = values[~np.isposinf(values)]
+    if not values.size or not np.all(np.isfinite(values)):
         return -INF
-    lowest = float(np.min(near))
-    return lowest if np.min(far) >= lowest - 1e-6 * max(1.0, abs(lowest)) else -INF
+    lowest = float(values.min())
+    for end in ends:
+        before, last = np.diff(end)
+        # Towards a limit the steps from decade to decade shrink; a logarithm's stay the same.
+        if last < -1e-6 * max(1.0, abs(lowest)) and last <= before / 2:
+            return -INF
+    return lowest

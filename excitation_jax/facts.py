@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from . import _compat, bounds
-from .bounds import ANYTHING, INF, Interval
+from .bounds import ANYTHING, Interval
 from .program import Op, Program, Value
 
 
@@ -74,6 +74,10 @@ class FactTable:
         active = any(facts.active for facts in inputs)
         if not active:
             self._visit_constant(op, inputs)
+        elif op.primitive is lax.select_n_p and not inputs[0].active:
+            # A fixed mask: what it hides is no neuron's child, so it is not elementwise.
+            interval = bounds.output_interval(op, [facts.interval for facts in inputs])
+            self._new(op.outputs[0], Facts(True, interval, producer=op))
         elif (function := bounds.elementwise_function(op)) is not None:
             self._visit_elementwise(op, inputs, function)
         else:
@@ -108,9 +112,12 @@ class FactTable:
                 return function(*(part(x) for part in parts))
 
             facts.origin, facts.function = origin, composed
-            if interval.low == -INF and len(active) > 1:
+            if len(active) > 1 and value.floating:
                 low = bounds.numeric_minimum(composed, self[origin].interval)
-                facts.interval = Interval(low, interval.high)
+                facts.interval = Interval(max(low, interval.low), interval.high)
+        if op.primitive is lax.div_p and self._is_window_mean(op):
+            (summed,) = self[op.inputs[0]].producer.inputs  # type: ignore[union-attr]
+            facts.interval = self[summed].interval
         self._new(value, facts)
 
     def _common_parent(self, values: Sequence[Value]) -> Value | None:
@@ -125,6 +132,32 @@ class FactTable:
                     other = self[other].parent
             common = None if common is None or other is None else common
         return common
+
+    def _is_window_mean(self, op: Op) -> bool:
+        """Whether a quotient is a window's sum over its number of elements that are no padding."""
+        sums = [self[value].producer for value in op.inputs]
+        if any(s is None or s.primitive is not lax.reduce_window_sum_p for s in sums):
+            return False
+        values, ones = (s for s in sums if s is not None)
+        known = self[ones.inputs[0]].known
+        return known is not None and float(known) == 1 and values.params == ones.params
+
+    def depends(self, value: Value, base: Value) -> list[Op] | None:
+        """The operations that ``value`` was computed by from ``base``; None if it was not."""
+        producer = self[base].producer
+        start = -1 if producer is None else producer.index
+        pending, ops, met = [value], {}, False
+        while pending:
+            current = pending.pop()
+            if current is base:
+                met = True
+                continue
+            op = self[current].producer
+            if op is None or op.index in ops or op.index <= start or not self[current].active:
+                continue
+            ops[op.index] = op
+            pending.extend(op.inputs)
+        return list(ops.values()) if met else None
 
     def _scales(self, op: Op, inputs: list[Facts]) -> bool:
         """Whether an elementwise result is a normaliser: 1/s, s^-p, or built from such."""

@@ -3,17 +3,17 @@
 A convolution followed by a BatchNorm is one activation neuron, whose weights are the
 convolution's times the BatchNorm's scale; where the scale is negative, the negative weights
 excite. So a rule needs the sign of every constant that multiplies its output before the next
-operation that is not affine. Sums and pooling without weights let the sign through to the
-values they add, as ``s * (a + b) = s * a + s * b``.
+operation that is not affine. Operations that move, copy or add elements let the sign through,
+as ``s * (a + b) = s * a + s * b``.
 
-Only a value with one consumer has an orientation: with several, no one sign is right, and
-the scales behind it pass the probability unchanged (R5).
+An element that is read several times has the sign on which all readers agree. Where they do not
+agree, no sign is right, and the scales behind it pass the probability unchanged (R5).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,49 @@ from .facts import FactTable
 from .program import Op, Program, Value
 
 #: Reads the sign (of the value's rank, size 1 where it does not vary) off the constants.
-SignReader = Callable[[Callable[[Value], Any]], jax.Array]
+Read = Callable[[Value], Any]
+SignReader = Callable[[Read], jax.Array]
+
+
+class Readings(NamedTuple):
+    """Sums over all readings of an element: of their signs, the squares, and their number.
+
+    The readings agree where (sum of signs)^2 = number * (sum of squares).
+    """
+
+    signs: jax.Array
+    squares: jax.Array
+    number: jax.Array
+
+
+class Edge(NamedTuple):
+    """How one operation reads a value: its sign, or where it reads elements apart, readings."""
+
+    sign: SignReader | None = None
+    readings: Callable[[Read], Readings] | None = None
+
 
 _UNCHANGED = frozenset(
     [
         lax.add_p, lax.convert_element_type_p, lax.stop_gradient_p, lax.copy_p, _compat.name_p,
         lax.reduce_precision_p, _compat.sharding_constraint_p,
+    ]
+)  # fmt: skip
+# Each element of the output is one of the input, or a sum of such.
+_APART = frozenset(
+    [
+        lax.reshape_p, lax.squeeze_p, lax.transpose_p, lax.broadcast_in_dim_p, lax.slice_p,
+        lax.pad_p, lax.concatenate_p, lax.rev_p, lax.gather_p, lax.dynamic_slice_p,
+        lax.reduce_sum_p, lax.reduce_window_sum_p,
+        *_compat.existing("split", "tile", "stack", "unstack"),
+    ]
+)  # fmt: skip
+_SEVERAL_PIECES = frozenset(_compat.existing("split", "stack", "unstack"))
+# Dimensions of these correspond one to one, so a sign that does not vary stays that way.
+_SEPARABLE = frozenset(
+    [
+        lax.slice_p, lax.pad_p, lax.concatenate_p, lax.rev_p, lax.dynamic_slice_p,
+        lax.reduce_window_sum_p,
     ]
 )  # fmt: skip
 
@@ -43,60 +80,140 @@ def orientations(
       consumers: for each value on the signal path, the operations it sends probability from.
     """
     found: dict[Value, SignReader] = {}
-    outputs = set(program.outputs)
-    for op in reversed(program.ops):
-        for value in op.inputs:
-            if value in outputs or consumers.get(value) != [op]:
-                continue
-            reader = _through(op, value, facts, found)
+    values = [value for op in program.ops for value in op.outputs]
+    for value in (*reversed(values), *program.inputs):
+        if value not in consumers or value in program.outputs:
+            continue
+        readers = list(dict.fromkeys(consumers[value]))
+        edges = [_edge(op, value, facts, found, len(readers) == 1) for op in readers]
+        if all(edge is not None for edge in edges):
+            reader = _combined([edge for edge in edges if edge is not None], value)
             if reader is not None:
                 found[value] = reader
     return found
 
 
-def _through(
-    op: Op, value: Value, facts: FactTable, found: dict[Value, SignReader]
-) -> SignReader | None:
-    """The orientation of an operand, from that of the operation's output."""
-    behind = found.get(op.outputs[0])
+def _combined(edges: list[Edge], value: Value) -> SignReader | None:
+    if len(edges) == 1 and edges[0].sign is not None:
+        return edges[0].sign
+
+    def read_all(read: Read) -> jax.Array:
+        every = [_readings(edge, read, len(value.shape)) for edge in edges]
+        signs, squares, number = (sum(parts) for parts in zip(*every, strict=True))
+        mean, square = signs / jnp.maximum(number, 1), squares / jnp.maximum(number, 1)
+        agree = (number > 0) & (jnp.abs(mean * mean - square) < 1e-3)
+        return jnp.where(agree, jnp.round(mean), 1)
+
+    return read_all
+
+
+def _readings(edge: Edge, read: Read, rank: int) -> Readings:
+    if edge.readings is not None:
+        return edge.readings(read)
+    sign = jnp.ones((1,) * rank) if edge.sign is None else edge.sign(read)
+    return Readings(sign, sign * sign, jnp.ones_like(sign))
+
+
+def _edge(
+    op: Op, value: Value, facts: FactTable, found: dict[Value, SignReader], alone: bool
+) -> Edge | None:
+    """The sign with which an operation reads a value; None where it is positive throughout."""
+    if value not in op.inputs:
+        return None
+    primitive, behind = op.primitive, found.get(op.outputs[0])
+    if primitive in _APART:
+        return _apart(op, value, facts, found, alone)
     signals = [v for v in op.inputs if facts[v].active and v.floating]
-    primitive = op.primitive
-    if value.shape != op.outputs[0].shape and primitive in (lax.add_p, lax.mul_p, lax.sub_p):
+    if value.shape != op.outputs[0].shape:
         return None
     if len(signals) == 2 and primitive is lax.add_p and behind is not None:
         # Of two activations, neither is an affine value that a sign could belong to.
-        return behind if any(facts[v].interval.low == -float("inf") for v in signals) else None
+        affine = any(facts[v].interval.low == -float("inf") for v in signals)
+        return Edge(behind) if affine else None
     if len(signals) != 1:
         return None
-    if primitive in (lax.mul_p, lax.div_p):
-        if primitive is lax.div_p and op.inputs[1] is value:
-            return None
+    sign = None
+    if primitive is lax.mul_p or (primitive is lax.div_p and op.inputs[0] is value):
         scale = next(v for v in op.inputs if v is not value)
-        return _product(_sign_of(scale, len(value.shape), facts), behind)
-    if primitive is lax.neg_p or (primitive is lax.sub_p and op.inputs[1] is value):
-        return _product(_minus_one(len(value.shape)), behind)
-    if behind is None:
-        return None
-    if primitive in _UNCHANGED or primitive is lax.sub_p:
-        return behind
-    if primitive is lax.transpose_p:
-        inverse = [op.params["permutation"].index(i) for i in range(len(value.shape))]
-        return lambda read: jnp.transpose(behind(read), inverse)
-    if primitive in (lax.reshape_p, lax.squeeze_p):
-        return lambda read: jnp.broadcast_to(behind(read), op.outputs[0].shape).reshape(value.shape)
-    if primitive is lax.reduce_sum_p:
-        return lambda read: jnp.expand_dims(behind(read), op.params["axes"])
-    if primitive is lax.reduce_window_sum_p:
-        return lambda read: _same_in_windows(op, behind(read))
-    return None
+        sign = _product(_sign_of(scale, len(value.shape), facts), behind)
+    elif primitive is lax.neg_p or (primitive is lax.sub_p and op.inputs[1] is value):
+        sign = _product(_minus_one(len(value.shape)), behind)
+    elif primitive in _UNCHANGED or primitive is lax.sub_p:
+        sign = behind
+    return None if sign is None else Edge(sign)
 
 
-def _same_in_windows(op: Op, sign: jax.Array) -> jax.Array:
-    windows = op.params["window_dimensions"]
-    if any(size != 1 and window != 1 for size, window in zip(sign.shape, windows, strict=True)):
-        # The windows of one element disagree: no sign is right for it, so it keeps its own.
-        return jnp.ones((1,) * sign.ndim, sign.dtype)
-    return sign
+def _apart(
+    op: Op, value: Value, facts: FactTable, found: dict[Value, SignReader], alone: bool
+) -> Edge | None:
+    """Through an operation that moves, copies or adds elements, by its own transpose.
+
+    Args:
+      alone: no other operation reads the value, so what this one leaves out does not matter.
+    """
+    behind = [found.get(output) for output in op.outputs]
+    if any(facts[v].active and not v.floating for v in op.inputs):
+        return None  # where an element goes depends on the input
+    if op.primitive is lax.transpose_p:
+        if behind[0] is None:
+            return None
+        permuted, order = behind[0], op.params["permutation"]
+        inverse = [order.index(i) for i in range(len(order))]
+        return Edge(lambda read: jnp.transpose(permuted(read), inverse))
+
+    def readings(read: Read) -> Readings:
+        signs = [
+            jnp.ones((1,) * len(output.shape)) if reader is None else reader(read)
+            for output, reader in zip(op.outputs, behind, strict=True)
+        ]
+
+        def move(x: jax.Array) -> list[jax.Array]:
+            operands = [
+                x if v is value
+                else jnp.zeros(v.shape) if v.floating
+                else v.literal if v.literal is not None
+                else read(v)
+                for v in op.inputs
+            ]  # fmt: skip
+            return _compat.bind(op.primitive, op.params, *operands)
+
+        _, pull = jax.vjp(move, jnp.zeros(value.shape))
+        full = [
+            jnp.broadcast_to(sign.astype(float), output.shape)
+            for sign, output in zip(signs, op.outputs, strict=True)
+        ]
+        sums = (full, [s * s for s in full], [jnp.ones_like(s) for s in full])
+        constant = _constant_axes(op, value, [sign.shape for sign in signs])
+        if not alone:
+            sizes = zip(value.shape, op.outputs[0].shape, strict=False)
+            whole = [i for i, (before, after) in enumerate(sizes) if before == after]
+            constant = tuple(i for i in constant if i in whole)
+        return Readings(*(pull(part)[0].sum(axis=constant, keepdims=True) for part in sums))
+
+    if all(reader is None for reader in behind) and op.primitive not in _SEVERAL_PIECES:
+        # Positive where it reads; but there may be elements that another operation reads.
+        return Edge(None, readings) if op.primitive in (lax.slice_p, lax.gather_p) else None
+    return Edge(None, readings)
+
+
+def _constant_axes(op: Op, value: Value, signs: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Axes of the value along which its sign does not vary, by those of the output's sign."""
+    if op.primitive in _SEPARABLE:
+        return tuple(i for i, size in enumerate(signs[0]) if size == 1)
+    if op.primitive is lax.reduce_sum_p:
+        axes = op.params["axes"]
+        kept = iter(signs[0])
+        return tuple(i for i in range(len(value.shape)) if i in axes or next(kept) == 1)
+    if op.primitive is lax.broadcast_in_dim_p:
+        return tuple(
+            i for i, dim in enumerate(op.params["broadcast_dimensions"]) if signs[0][dim] == 1
+        )
+    if op.primitive in (lax.reshape_p, lax.squeeze_p):
+        before = [i for i, size in enumerate(value.shape) if size != 1]
+        after = [i for i, size in enumerate(op.outputs[0].shape) if size != 1]
+        if [value.shape[i] for i in before] == [op.outputs[0].shape[i] for i in after]:
+            return tuple(i for i, j in zip(before, after, strict=True) if signs[0][j] == 1)
+    return ()
 
 
 def _minus_one(rank: int) -> SignReader:
@@ -112,18 +229,15 @@ def _product(first: SignReader | None, second: SignReader | None) -> SignReader 
 def _sign_of(scale: Value, rank: int, facts: FactTable) -> SignReader | None:
     """Reads the sign of a constant; None if it is known to be positive."""
     low, high = facts[scale].interval
-    if low >= 0 and scale.shape == ():
-        return None
-    if low >= 0 and facts[scale].producer is not None and not facts[scale].learned:
+    if low >= 0 and (scale.shape == () or not facts[scale].learned):
         return None
     if high < 0:
         return _minus_one(rank)
     producer = facts[scale].producer
     if producer is not None and producer.primitive is lax.broadcast_in_dim_p:
         (inner,) = producer.inputs[:1]
-        kept = producer.params["broadcast_dimensions"]
         shape = [1] * rank
-        for position, dim in enumerate(kept):
+        for position, dim in enumerate(producer.params["broadcast_dimensions"]):
             shape[dim] = inner.shape[position]
         return lambda read: jnp.sign(read(inner)).reshape(shape)
     missing = rank - len(scale.shape)

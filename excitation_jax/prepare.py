@@ -17,7 +17,7 @@ from .layers import Layer, LayerTable, choose, find_layers
 from .program import Program, Value, trace
 from .rules.ruleset import RuleSet
 from .targets import prior_leaves, signal
-from .transform import carrier, carrier_dtype, evaluate
+from .transform import carrier_dtype, top_down_pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +74,12 @@ class Prepared:
           The outputs, the probabilities at the tapped values, and whether all are numbers.
         """
 
-        def carriers_of_outputs(taps: list[jax.Array]) -> tuple[list[Any], list[Any]]:
-            tapped = dict(zip(self.tapped, taps, strict=True))
-            outputs, carried = evaluate(self.plan, captured, leaves, tapped)
-            return carried, outputs
-
-        carried, pull, flat = jax.vjp(
-            carriers_of_outputs, [carrier(value) for value in self.tapped], has_aux=True
-        )
+        flat, pull = top_down_pass(self.plan, captured, leaves, self.tapped)
         outputs = jax.tree.unflatten(jax.tree.structure(self.out_shape), flat)
         prior, several = signal(outputs, target if function is None else function)
-        # An output without a carrier does not depend on the layer: its prior goes nowhere.
-        starts = [
-            None if end is None else part
-            for part, end in zip(self._complete(prior, several), carried, strict=True)
-        ]
+        starts = self._complete(prior, several)
 
-        def top_down(starts: list[Any]) -> list[jax.Array]:
+        def top_down(starts: list[jax.Array]) -> list[jax.Array]:
             return pull(starts)[0]
 
         if several:
@@ -144,13 +133,13 @@ def prepare(
         hash(model_fn)
     except TypeError:  # a callable object that holds arrays, say: it cannot be a cache's key
         return _prepare(model_fn, tree, shapes, names, contrastive, rules, require_rules)
-    prepared = _cached(
-        model_fn, tree, shapes, names, contrastive, rules, require_rules, _compat.trace_settings()
-    )
-    if any(isinstance(array, jax.core.Tracer) for array in prepared.captured):
-        # The function closed over values of a trace that will end.
-        return _prepare(model_fn, tree, shapes, names, contrastive, rules, require_rules)
-    return prepared
+    try:
+        return _cached(
+            model_fn, tree, shapes, names, contrastive, rules, require_rules,
+            _compat.trace_settings(),
+        )  # fmt: skip
+    except _ClosesOverTracers as closure:
+        return closure.prepared
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -188,4 +177,14 @@ def _cached(
     contrastive: bool, rules: RuleSet, require_rules: bool, settings: tuple[Any, ...],
 ) -> Prepared:  # fmt: skip
     """`_prepare`, for the last models; keeps the arrays that they closed over, too."""
-    return _prepare(model_fn, tree, shapes, names, contrastive, rules, require_rules)
+    prepared = _prepare(model_fn, tree, shapes, names, contrastive, rules, require_rules)
+    if any(isinstance(array, jax.core.Tracer) for array in prepared.captured):
+        raise _ClosesOverTracers(prepared)  # what raises is not kept
+    return prepared
+
+
+class _ClosesOverTracers(Exception):
+    """The function closed over values of a trace that will end."""
+
+    def __init__(self, prepared: Prepared):
+        self.prepared = prepared

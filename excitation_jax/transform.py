@@ -112,20 +112,14 @@ def _excited_call(plan: Plan, jaxpr: Any, explained: Sequence[Value]) -> Callabl
         return jax.core.eval_jaxpr(jaxpr, captured, *leaves)
 
     def forward(captured: Sequence[Any], leaves: Sequence[Any]) -> tuple[list[Any], Any]:
-        def carriers_of_outputs(taps: list[jax.Array]) -> tuple[list[Any], list[Any]]:
-            tapped = dict(zip(explained, taps, strict=True))
-            outputs, carried = evaluate(plan, captured, leaves, tapped)
-            return carried, outputs
+        return top_down_pass(plan, captured, leaves, explained)
 
-        _, pull, outputs = jax.vjp(carriers_of_outputs, list(map(carrier, explained)), has_aux=True)
-        return outputs, pull
-
-    def backward(pull: Any, p: Sequence[jax.Array]) -> tuple[None, list[Any]]:
-        wide = [
-            q.astype(carrier_dtype(value)) if value in plan.reached else None
+    def backward(pull: Any, p: Sequence[Any]) -> tuple[None, list[Any]]:
+        starts = [
+            q.astype(carrier_dtype(value)) if value.floating else carrier(value)
             for q, value in zip(p, program.outputs, strict=True)
         ]
-        shares = dict(zip(explained, pull(wide)[0], strict=True))
+        shares = dict(zip(explained, pull(starts)[0], strict=True))
         cast = [shares[v].astype(v.dtype) if v in shares else None for v in program.inputs]
         return None, cast
 
@@ -143,21 +137,43 @@ def carrier(value: Value) -> jax.Array:
     return jnp.zeros(value.shape, carrier_dtype(value))
 
 
+def top_down_pass(
+    plan: Plan, captured: Sequence[Any], leaves: Sequence[Any], read: Sequence[Value]
+) -> tuple[list[Any], Callable[[list[jax.Array]], tuple[list[jax.Array]]]]:
+    """The model's outputs, and the way down from them.
+
+    Args:
+      captured, leaves: the values of what the program closed over, and of its inputs.
+      read: the values whose probability is wanted. Nothing below them is differentiated.
+
+    Returns:
+      The outputs, and a function that takes P(A0), one array per output in its carrier's dtype,
+      and returns a tuple of one list: the probability at each of these values.
+    """
+
+    def carriers_of_outputs(taps: list[jax.Array]) -> tuple[list[jax.Array], list[Any]]:
+        outputs, carried = evaluate(plan, captured, leaves, dict(zip(read, taps, strict=True)))
+        return carried, outputs
+
+    _, pull, outputs = jax.vjp(carriers_of_outputs, list(map(carrier, read)), has_aux=True)
+    return outputs, pull
+
+
 def evaluate(
     plan: Plan,
     captured: Sequence[Any],
     leaves: Sequence[Any],
     taps: Mapping[Value, jax.Array],
-) -> tuple[list[Any], list[Any]]:
-    """Evaluates a planned program.
+) -> tuple[list[Any], list[jax.Array]]:
+    """Evaluates a planned program, and the carriers beside it.
 
     Args:
-      captured, leaves: the values of what the program closed over, and of its inputs.
+      captured, leaves: as in `top_down_pass`.
       taps: zeros to add to the carriers of these values. The cotangent of a tap is the
-        probability at its value. Nothing below the taps is differentiated.
+        probability at its value.
 
     Returns:
-      The outputs, and their carriers (zeros; None for an output that no tap reaches).
+      The outputs, and their carriers.
     """
     program = plan.program
     env: Arrays = {**program.constants}
@@ -173,7 +189,9 @@ def evaluate(
         _bind(op, env)
     _evaluate_regions(Evaluation(plan, taps, dict(env)), active, 0, env, carried)
     outputs = [_read(env, value) for value in program.outputs]
-    return outputs, [carried.get(value) for value in program.outputs]
+    return outputs, [
+        carried[value] if value in carried else carrier(value) for value in program.outputs
+    ]
 
 
 class Evaluation(NamedTuple):

@@ -32,16 +32,24 @@ class Product(Rule):
         plan = only_child(site)
         if plan is not None:
             return plan
+        a, b = site.op.inputs
         gates = [_gate_strength(facts) for facts in site.operands]
-        if gates[0] == gates[1]:
-            return Refuse("a product of two signals, neither of them recognised as a gate")
-        return Through(site.op.inputs[gates.index(min(gates))])
+        if gates[0] != gates[1]:
+            return Through(a if gates[0] < gates[1] else b)
+        # A normaliser is computed from what it scales.
+        if site.facts.depends(b, a) is not None:
+            return Through(a)
+        if site.facts.depends(a, b) is not None:
+            return Through(b)
+        return Refuse("a product of two signals, neither of them recognised as a gate")
 
 
 def _gate_strength(facts: Facts) -> int:
-    """How surely a value only scales: 2 a normaliser or in [0, 1], 1 bounded, 0 a signal."""
+    """How surely a value only scales: 3 a normaliser, 2 in [0, 1], 1 bounded, 0 a signal."""
     low, high = facts.interval
-    if facts.gate or (low >= 0 and high <= 1):
+    if facts.gate:
+        return 3
+    if low >= 0 and high <= 1:
         return 2
     return 1 if low >= 0 and high < float("inf") else 0
 

@@ -49,6 +49,9 @@ class Affine(Rule):
         (source,) = call.sources
         h = call.activation(source) if self.clamped else call.value(source)
         weights = {i: call.value(i) for i in range(len(call.operands)) if i != source}
+        if weights:
+            # Or else XLA may compute the positive parts of all weights early, and hold them all.
+            p, weights = lax.optimization_barrier((p, weights))
         sign = call.output_sign if self.effective and weights else None
         if sign is not None:
             folded = _fold_sign(call, sign)
@@ -101,7 +104,10 @@ def _weight_dimensions(call: Call, weight: int) -> list[int | None]:
     owners: list[int | None] = [None] * rank
     if op.primitive is lax.conv_general_dilated_p:
         numbers = op.params["dimension_numbers"]
-        owners[numbers.out_spec[1]] = numbers.rhs_spec[0]
+        if weight == 1:
+            owners[numbers.out_spec[1]] = numbers.rhs_spec[0]
+        else:  # the kernel depends on the input, and the image is constant
+            owners[numbers.out_spec[0]] = numbers.lhs_spec[0]
     else:
         (contract, batch) = op.params["dimension_numbers"]
         for position, dim in enumerate(batch[weight]):
