@@ -30,6 +30,9 @@ class Facts:
       known: the number that all elements of a constant share, where known.
       learned: a constant that was computed from arrays given to the program (weights), not
         from shapes alone (an interpolation matrix).
+      fixed: which elements of an active value do not depend on the input, having been padded or
+        concatenated to it (broadcastable, size 1 where it does not vary); None for none. They
+        are no neurons: like a bias, they take no probability.
       producer: the operation that made it.
     """
 
@@ -42,6 +45,7 @@ class Facts:
     gate: bool = False
     known: Any = None
     learned: bool = False
+    fixed: np.ndarray | None = None
     producer: Op | None = None
 
 
@@ -83,8 +87,9 @@ class FactTable:
         else:
             interval = bounds.output_interval(op, [facts.interval for facts in inputs])
             moved = bool(op.primitive in _CARRIES_GATES and inputs[0].gate)
+            fixed = self._fixed_elements(op, inputs)
             for value in op.outputs:
-                self._new(value, Facts(True, interval, gate=moved, producer=op))
+                self._new(value, Facts(True, interval, gate=moved, fixed=fixed, producer=op))
 
     def _visit_constant(self, op: Op, inputs: list[Facts]) -> None:
         interval = bounds.output_interval(op, [facts.interval for facts in inputs])
@@ -102,6 +107,7 @@ class FactTable:
         parent = self._common_parent([v for v in op.inputs if self[v].active])
         if parent is not None and parent.shape == value.shape:
             facts.parent, facts.depth = parent, self[parent].depth + 1
+            facts.fixed = self[parent].fixed
         origins = {facts.origin for facts in active}
         known = all(facts.active or facts.known is not None for facts in inputs)
         origin = origins.pop()
@@ -132,6 +138,17 @@ class FactTable:
                     other = self[other].parent
             common = None if common is None or other is None else common
         return common
+
+    def _fixed_elements(self, op: Op, inputs: list[Facts]) -> np.ndarray | None:
+        if op.primitive is lax.pad_p and inputs[0].active:
+            return _pad(inputs[0].fixed, op)
+        if op.primitive is lax.transpose_p and inputs[0].fixed is not None:
+            return np.transpose(inputs[0].fixed, op.params["permutation"])
+        if op.primitive is lax.concatenate_p:
+            if all(facts.active and facts.fixed is None for facts in inputs):
+                return None
+            return _concatenate(inputs, op)
+        return None
 
     def _is_window_mean(self, op: Op) -> bool:
         """Whether a quotient is a window's sum over its number of elements that are no padding."""
@@ -170,6 +187,39 @@ class FactTable:
         if op.primitive is lax.pow_p and inputs[1].interval.high < 0:
             return True
         return all(facts.gate or not facts.active for facts in inputs)
+
+
+def _pad(fixed: np.ndarray | None, op: Op) -> np.ndarray:
+    """Fixed elements behind a pad: the operand's, and the padding."""
+    before, after = op.inputs[0].shape, op.outputs[0].shape
+    result = np.zeros((1,) * len(before), bool) if fixed is None else fixed
+    for axis, (low, _, interior) in enumerate(op.params["padding_config"]):
+        if op.params["padding_config"][axis] == (0, 0, 0):
+            continue
+        places = low + np.arange(before[axis]) * (interior + 1)
+        inside = (places >= 0) & (places < after[axis])
+        shape = list(result.shape)
+        shape[axis] = before[axis]
+        moved = np.moveaxis(np.broadcast_to(result, shape), axis, 0)
+        padded = np.ones((after[axis], *moved.shape[1:]), bool)
+        padded[places[inside]] = moved[inside]
+        result = np.moveaxis(padded, 0, axis)
+    return result
+
+
+def _concatenate(inputs: list[Facts], op: Op) -> np.ndarray:
+    """Fixed elements behind a concatenation: the operands', and all of the constants."""
+    axis, pieces = op.params["dimension"], []
+    for facts, value in zip(inputs, op.inputs, strict=True):
+        none = np.full((1,) * len(value.shape), not facts.active)
+        piece = none if facts.fixed is None else facts.fixed
+        shape = list(piece.shape)
+        shape[axis] = value.shape[axis]
+        pieces.append(np.broadcast_to(piece, shape))
+    full = list(np.broadcast_shapes(*(np.delete(piece.shape, axis) for piece in pieces)))
+    return np.concatenate(
+        [np.broadcast_to(p, [*full[:axis], p.shape[axis], *full[axis:]]) for p in pieces], axis
+    )
 
 
 def _identity(x: Any) -> Any:

@@ -183,10 +183,14 @@ def _activation(step: Step, i: int, env: dict[Value, Any]) -> np.ndarray:
     x = np.ravel(np.asarray(env[value], float))
     if not step.rule.clamped:  # type: ignore[attr-defined]
         return x
-    low = step.site.operands[i].interval.low
-    if np.isfinite(low):
-        return np.maximum(x - low, 0)
-    return np.maximum(_sign(step.oriented_inputs[i], value, env) * x, 0)
+    facts = step.site.operands[i]
+    if np.isfinite(facts.interval.low):
+        h = np.maximum(x - facts.interval.low, 0)
+    else:
+        h = np.maximum(_sign(step.oriented_inputs[i], value, env) * x, 0)
+    if facts.fixed is None:
+        return h
+    return np.where(np.ravel(np.broadcast_to(facts.fixed, value.shape)), 0, h)
 
 
 def _sign(reader: SignReader | None, value: Value, env: dict[Value, Any]) -> np.ndarray:

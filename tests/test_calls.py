@@ -342,3 +342,34 @@ def test_explain_rules_says_where_the_assumption_fails(network: tuple) -> None:
     assert "conv_general_dilated" in text and "operations on constants" in text
     unsupported = ej.explain_rules(lambda x: jnp.cumprod(x), jnp.ones(3))
     assert [row.kind for row in unsupported.rows] == ["no rule"]
+
+
+def test_what_is_padded_or_joined_to_a_signal_takes_nothing() -> None:
+    """Explicit zeros below GELU (lambda < 0) have h = 0, as a convolution's own padding has."""
+    kernel = jax.random.uniform(jax.random.key(0), (3, 3, 2, 4), minval=0.1)
+    x = jax.random.normal(jax.random.key(1), (2, 6, 6, 2))
+
+    def convolve(x: jax.Array, padding: str) -> jax.Array:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=numbers)
+
+    def own(x: jax.Array) -> jax.Array:
+        return convolve(jax.nn.gelu(x), "SAME")
+
+    def explicit(x: jax.Array) -> jax.Array:
+        return convolve(jnp.pad(jax.nn.gelu(x), ((0, 0), (1, 1), (1, 1), (0, 0))), "VALID")
+
+    def before(x: jax.Array) -> jax.Array:
+        return convolve(jax.nn.gelu(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))), "VALID")
+
+    p = jax.random.uniform(jax.random.key(2), (2, 6, 6, 4))
+    expected = jax.vjp(ej.excite(own), x)[1](p)[0]
+    np.testing.assert_allclose(expected.sum(), p.sum(), rtol=1e-5)
+    for model in (explicit, before):
+        np.testing.assert_allclose(jax.vjp(ej.excite(model), x)[1](p)[0], expected, rtol=1e-5)
+
+    def with_constants(x: jax.Array) -> jax.Array:
+        return jnp.concatenate([jax.nn.sigmoid(x), jnp.ones((2, 3))], axis=1) @ jnp.ones((5, 1))
+
+    joined = jax.vjp(ej.excite(with_constants), jnp.zeros((2, 2)))[1](jnp.ones((2, 1)))[0]
+    np.testing.assert_allclose(joined, 0.5)

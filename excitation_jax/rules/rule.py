@@ -129,12 +129,14 @@ class Call:
 
     def activation(self, i: int) -> jax.Array:
         """h of operand ``i``: x - lambda where bounded below (Eq. 20), else max(x, 0)."""
-        x = self.value(i)
-        low = self.step.site.operands[i].interval.low
-        if low != -float("inf"):
-            return x if low == 0 else jnp.maximum(x - low, 0)
-        sign = self.input_signs[i] if self.input_signs else None
-        return jnp.maximum(x if sign is None else sign.astype(self.dtype) * x, 0)
+        x, facts = self.value(i), self.step.site.operands[i]
+        low, sign = facts.interval.low, self.input_signs[i] if self.input_signs else None
+        if low == -float("inf"):
+            h = jnp.maximum(x if sign is None else sign.astype(self.dtype) * x, 0)
+        else:
+            h = x if low == 0 else jnp.maximum(x - low, 0)
+        # What was padded or concatenated to the value is no neuron.
+        return h if facts.fixed is None else jnp.where(facts.fixed, 0, h)
 
     def bind(self, *operands: jax.Array) -> Any:
         """The operation itself, on other operands of the probabilities' dtype."""
