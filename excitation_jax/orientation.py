@@ -40,10 +40,14 @@ class Readings(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """How one operation reads a value: its sign, or where it reads elements apart, readings."""
+    """How one operation reads a value: a sign, or readings where it reads elements apart.
+
+    ``positive``: the readings are positive, but not of all elements.
+    """
 
     sign: SignReader | None = None
     readings: Callable[[Read], Readings] | None = None
+    positive: bool = False
 
 
 _UNCHANGED = frozenset(
@@ -61,7 +65,6 @@ _APART = frozenset(
         *_compat.existing("split", "tile", "stack", "unstack"),
     ]
 )  # fmt: skip
-_SEVERAL_PIECES = frozenset(_compat.existing("split", "stack", "unstack"))
 # Dimensions of these correspond one to one, so a sign that does not vary stays that way.
 _SEPARABLE = frozenset(
     [
@@ -86,19 +89,19 @@ def orientations(
             continue
         readers = list(dict.fromkeys(consumers[value]))
         edges = [_edge(op, value, facts, found, len(readers) == 1) for op in readers]
-        if all(edge is not None for edge in edges):
-            reader = _combined([edge for edge in edges if edge is not None], value)
-            if reader is not None:
-                found[value] = reader
+        known = [edge for edge in edges if edge is not None]
+        # One operation that reads all of it as positive leaves no other sign to agree on.
+        if len(known) == len(edges) and not all(edge.positive for edge in known):
+            found[value] = _combined(known, len(value.shape))
     return found
 
 
-def _combined(edges: list[Edge], value: Value) -> SignReader | None:
+def _combined(edges: list[Edge], rank: int) -> SignReader:
     if len(edges) == 1 and edges[0].sign is not None:
         return edges[0].sign
 
     def read_all(read: Read) -> jax.Array:
-        every = [_readings(edge, read, len(value.shape)) for edge in edges]
+        every = [_readings(edge, read, rank) for edge in edges]
         signs, squares, number = (sum(parts) for parts in zip(*every, strict=True))
         mean, square = signs / jnp.maximum(number, 1), squares / jnp.maximum(number, 1)
         agree = (number > 0) & (jnp.abs(mean * mean - square) < 1e-3)
@@ -190,10 +193,10 @@ def _apart(
             constant = tuple(i for i in constant if i in whole)
         return Readings(*(pull(part)[0].sum(axis=constant, keepdims=True) for part in sums))
 
-    if all(reader is None for reader in behind) and op.primitive not in _SEVERAL_PIECES:
-        # Positive where it reads; but there may be elements that another operation reads.
-        return Edge(None, readings) if op.primitive in (lax.slice_p, lax.gather_p) else None
-    return Edge(None, readings)
+    if any(reader is not None for reader in behind):
+        return Edge(None, readings)
+    some = op.primitive in (lax.slice_p, lax.gather_p, lax.dynamic_slice_p)
+    return Edge(None, readings, positive=True) if some and not alone else None
 
 
 def _constant_axes(op: Op, value: Value, signs: list[tuple[int, ...]]) -> tuple[int, ...]:

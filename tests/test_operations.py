@@ -936,3 +936,29 @@ def test_a_mask_absorbs_what_it_hides() -> None:
     at_mask = excitation(j, hidden + 1, p)
     found = pull(lambda x: jnp.where(mask, jnp.tanh(x), 0.0) @ w, x, p)
     assert_close(found, np.where(mask, at_mask, 0))
+
+
+def test_a_sign_costs_nothing_where_there_is_no_scale() -> None:
+    """Slices, splits and joins without a negative scale behind them add no pass."""
+    kernel, x = weights(3, 3, 2, 4), weights(1, 8, 8, 2)
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def count(between: object) -> int:
+        def model(x: jax.Array) -> jax.Array:
+            y = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+            return jax.nn.relu(between(y)).sum(axis=(1, 2))  # type: ignore[operator]
+
+        def pull_back(x: jax.Array) -> jax.Array:
+            out, vjp = jax.vjp(ej.excite(model), x)
+            return vjp(jnp.ones_like(out))[0]
+
+        return str(jax.make_jaxpr(pull_back)(x)).count("conv_general_dilated[")
+
+    plain = count(lambda y: y)
+    assert plain == 3  # forward, normaliser, transpose
+    assert count(lambda y: y[:, 1:-1, 1:-1]) == plain
+    assert count(lambda y: jnp.concatenate([y[:, :4], y[:, 4:]], axis=1)) == plain
+    assert count(lambda y: jnp.concatenate(jnp.split(y, 2, axis=3), axis=3)) == plain
+    gamma = np.array([1.0, -1.0, 2.0, -0.5])
+    assert count(lambda y: y[:, 1:-1] * gamma) == plain
+    assert count(lambda y: jnp.concatenate([y, y], axis=1) * gamma) == plain
