@@ -277,6 +277,12 @@ def test_unsupported_operations_are_all_named_before_any_compute() -> None:
     assert ej.excitation_vjp(model.apply, params, x, 0, layer="Dense_0").mwp.shape == (1, 2)
 
 
+def test_a_look_up_by_the_input_is_no_silent_zero_map() -> None:
+    table = jnp.arange(12.0).reshape(4, 3)
+    with pytest.raises(ej.UnsupportedPrimitiveError, match="only its indices depend"):
+        ej.excite(lambda x: table[x.astype(int)].sum(-1))(jnp.ones(2))
+
+
 def test_wrong_arguments(network: tuple) -> None:
     with pytest.raises(ValueError, match="argnums=2, but the call has 1 arguments"):
         ej.excite(jnp.tanh, argnums=2)(jnp.ones(2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .rule import Plan, Rule, Site, Structure, Through
+from .rule import Plan, Refuse, Rule, Site, Structure, Through
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,8 @@ class Move(Rule):
     equation = "R6 structure"
 
     def plan(self, site: Site) -> Plan:
+        if not site.signals:
+            return Refuse("only its indices depend on the explained input, not what they pick")
         return Structure(site.signals)
 
 
