@@ -208,7 +208,7 @@ def _choose_automatically(layers: LayerTable, plan: Plan) -> Layer | None:
     operation. Right at the first one's input a contrastive map is the difference of two shares
     of the same probability: at the input of a 1x1 convolution it sums to zero over the channels
     of every position. (Hits of c-MWP there and one layer lower: 64 and 92 % on SqueezeNet's
-    grids of photographs, 53 and 98 % on the digits model.)
+    grids of photographs, 50 and 97 % on the digits model.)
     """
     crossed = plan.crossed_by_every_path()
     first = plan.below(plan.contrasted)
