@@ -17,7 +17,7 @@ from .rules.ruleset import RuleSet
 
 @dataclass(eq=False)
 class Plan:
-    """A program with its rules.
+    """A program, with a rule for every operation on the signal path.
 
     Attributes:
       steps: what to do at each operation on the signal path, by the operation's index.
@@ -28,7 +28,6 @@ class Plan:
 
     program: Program
     facts: FactTable
-    rules: RuleSet
     steps: dict[int, Step]
     reached: set[Value]
     orientations: dict[Value, SignReader]
@@ -130,7 +129,7 @@ def analyse(
             step.oriented_output = found.get(op.outputs[0])
             step.oriented_inputs = tuple(found.get(value) for value in op.inputs)
             step.identity_skip = _identity_skip(facts, op)
-    plan = Plan(program, facts, rules, steps, reached, found, refused)
+    plan = Plan(program, facts, steps, reached, found, refused)
     if contrastive:
         if not plan.contrasted:
             raise ValueError(

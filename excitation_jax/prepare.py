@@ -73,7 +73,6 @@ class Prepared:
         Returns:
           The outputs, the probabilities at the tapped values, and whether all are numbers.
         """
-
         flat, pull = top_down_pass(self.plan, captured, leaves, self.tapped)
         outputs = jax.tree.unflatten(jax.tree.structure(self.out_shape), flat)
         prior, several = signal(outputs, target if function is None else function)

@@ -138,7 +138,6 @@ def _check_integer_target(outputs: tuple[int, ...], target: Any, shape: tuple[in
 
 def _check_prior_shapes(outputs: Any, prior: Any) -> bool:
     """Whether a callable's P(A0) has the axis K. Raises `ValueError` for shapes that do not fit."""
-    several = set()
     flat, tree = jax.tree.flatten(outputs)
     try:
         parts = prior_leaves(tree, prior)
@@ -148,17 +147,20 @@ def _check_prior_shapes(outputs: Any, prior: Any) -> bool:
             f"{tree}: return P(A0) in the structure of the outputs, None for an output that gets "
             "nothing"
         ) from None
-    for output, part in zip(flat, parts, strict=True):
-        if part is None:
-            continue
+    given = [(o, p) for o, p in zip(flat, parts, strict=True) if p is not None]
+    for output, part in given:
         _check_float_target(output.shape, part, jnp.shape(part))
-        several.add(jnp.ndim(part) == output.ndim + 1)
-    if len(several) != 1:
-        raise ValueError(
-            "the callable target must return P(A0) for one output at least, and an axis K for "
-            "all of them or for none"
-        )
-    return several.pop()
+    axis = 1 if any(output.ndim > 1 for output in flat) else 0
+    shapes = [(output.shape, jnp.shape(part)) for output, part in given]
+    if shapes and all(output == part for output, part in shapes):
+        return False
+    counts = {part[axis] for output, part in shapes if (*part[:axis], *part[axis + 1 :]) == output}
+    if len(counts) == 1 and all(len(part) == len(output) + 1 for output, part in shapes):
+        return True
+    raise ValueError(
+        "the callable target must return P(A0) for one output at least, and the same number K of "
+        f"targets, along axis {axis}, for all of them or for none"
+    )
 
 
 def prior_leaves(tree: Any, prior: Any) -> list[Any]:

@@ -277,7 +277,28 @@ def test_unsupported_operations_are_all_named_before_any_compute() -> None:
     assert ej.excitation_vjp(model.apply, params, x, 0, layer="Dense_0").mwp.shape == (1, 2)
 
 
+def test_callable_targets_agree_on_the_number_of_targets() -> None:
+    def two_heads(w: jax.Array, x: jax.Array) -> tuple:
+        return x @ w, x @ w * 2
+
+    w, x = jnp.ones((3, 2)), jnp.ones((4, 3))
+
+    def explain(first: int | None, second: int | None) -> jax.Array:
+        shapes = [(4, 2) if k == 0 else (4, k, 2) for k in (first, second) if k is not None]
+        priors = iter(shapes)
+        parts = tuple(None if k is None else jnp.ones(next(priors)) for k in (first, second))
+        return ej.excitation_vjp(two_heads, w, x, lambda outputs: parts).mwp
+
+    assert explain(3, 3).shape == explain(3, None).shape == (4, 3, 3)
+    assert explain(0, 0).shape == explain(None, 0).shape == (4, 3)
+    for wrong in ((3, 5), (3, 0), (None, None)):
+        with pytest.raises(ValueError, match="same number K of targets, along axis 1"):
+            explain(*wrong)
+
+
 def test_a_look_up_by_the_input_is_no_silent_zero_map() -> None:
+    with pytest.raises(ej.UnsupportedPrimitiveError, match="only its condition depends"):
+        ej.excite(lambda x: lax.select(x.sum() > 0, jnp.ones(3), jnp.zeros(3)))(jnp.ones(2))
     table = jnp.arange(12.0).reshape(4, 3)
     with pytest.raises(ej.UnsupportedPrimitiveError, match="only its indices depend"):
         ej.excite(lambda x: table[x.astype(int)].sum(-1))(jnp.ones(2))

@@ -28,4 +28,6 @@ class Select(Rule):
     def plan(self, site: Site) -> Plan:
         if site.parent is not None:
             return Through(site.parent, "R2 one child")
+        if not site.signals:
+            return Refuse("only its condition depends on the explained input, not its cases")
         return Structure(site.signals)
