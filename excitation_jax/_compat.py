@@ -10,12 +10,13 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 from jax.extend import core, source_info_util
 from jax.extend.core import primitives
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 Primitive = core.Primitive
 Literal = core.Literal
@@ -34,6 +35,24 @@ remat_p = primitives.remat_p
 jit_p = primitives.jit_p
 name_p = primitives.name_p
 sharding_constraint_p = lax.sharding_constraint_p
+scan_p, while_p, cond_p = primitives.scan_p, primitives.while_p, primitives.cond_p
+
+
+def _primitives_of_shard_map() -> tuple[Primitive, Primitive, Primitive]:
+    """shard_map, psum and pvary as they are met inside it; JAX exports none of the three."""
+    mesh = AbstractMesh((1,), ("axis",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec("axis")
+
+    def body(x: Any) -> Any:
+        return lax.pcast(lax.psum(x, "axis"), "axis", to="varying")
+
+    probe = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec)
+    (outer,) = jax.make_jaxpr(probe)(jax.ShapeDtypeStruct((1,), "float32")).jaxpr.eqns
+    psum, pvary = outer.params["jaxpr"].eqns
+    return outer.primitive, psum.primitive, pvary.primitive
+
+
+shard_map_p, psum_invariant_p, pvary_p = _primitives_of_shard_map()
 
 
 def existing(*names: str) -> tuple[Primitive, ...]:
@@ -48,9 +67,38 @@ def existing(*names: str) -> tuple[Primitive, ...]:
 
 def body(primitive: Primitive, params: dict[str, Any]) -> tuple[Any, Sequence[Any]]:
     """The (jaxpr, constants) inside a call; remat's is open before jax 0.11."""
-    inner = params[INLINED[primitive]]
-    consts = getattr(inner, "consts", ())
-    return getattr(inner, "jaxpr", inner), consts
+    return opened(params[INLINED[primitive]])
+
+
+class LoopParts(NamedTuple):
+    """How a scan's operands and results divide: consts, carries, xs; carries, ys."""
+
+    consts: int
+    carries: int
+
+
+def scan_parts(params: dict[str, Any]) -> LoopParts:
+    """Scan's numbers of constants and carries; since jax 0.11 they are in trees."""
+    if "num_consts" in params:
+        return LoopParts(params["num_consts"], params["num_carry"])
+    consts, carries, _ = (len(part) for part in params["ft_in"].unpack())
+    return LoopParts(consts, carries)
+
+
+def opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
+    """The (jaxpr, constants) of a jaxpr that is closed or, from jax 0.11 on, may be either."""
+    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+
+
+def varying(aval: Any) -> frozenset:
+    """The manual mesh axes along which a value inside shard_map differs."""
+    kind = getattr(aval, "mat", None)
+    return frozenset(getattr(aval, "vma", ()) if kind is None else kind.varying)
+
+
+def mark_varying(x: Any, axes: frozenset) -> Any:
+    """``x`` as a value that may differ along these manual mesh axes."""
+    return lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
 
 
 def bind(primitive: Primitive, params: dict[str, Any], *operands: Any) -> list[Any]:
@@ -59,15 +107,26 @@ def bind(primitive: Primitive, params: dict[str, Any], *operands: Any) -> list[A
     return list(out) if primitive.multiple_results else [out]
 
 
+def why_unknown(primitive: Primitive) -> str:
+    """Why a primitive has no rule; the name decides on the words only."""
+    if primitive.name == "call_hi_primitive":
+        return (
+            "one of JAX's opt-in hi-primitives, which hides the operations inside it: switch off "
+            "jax_remat3, jax_custom_vjp3 and jax_custom_jvp3"
+        )
+    return "no rule for this primitive"
+
+
 def scopes(source_info: Any) -> tuple[str, ...]:
     """Names that ``jax.named_scope`` (and so Flax) put round an equation.
 
-    Entries that transformations such as vmap add are dropped: they are not modules.
+    Entries that transformations such as vmap add are dropped: they are not modules. So are
+    einsum's and those that name a class, not a module (Equinox's "eqx.nn.Conv2d").
     """
     return tuple(
         entry.name
         for entry in source_info.name_stack.stack
-        if type(entry).__name__ == "Scope" and "->" not in entry.name
+        if type(entry).__name__ == "Scope" and "->" not in entry.name and entry.name.count(".") < 2
     )
 
 

@@ -73,6 +73,10 @@ SEVERAL: dict[_compat.Primitive, Callable] = {
 }  # fmt: skip
 
 
+#: Comparisons; of one value, they are step functions.
+TRUTH = frozenset([lax.gt_p, lax.ge_p, lax.lt_p, lax.le_p, lax.eq_p, lax.ne_p, lax.is_finite_p])
+
+
 def elementwise_function(op: Op) -> Callable | None:
     """The numpy function that an elementwise operation applies, None for any other."""
     if op.primitive is lax.integer_pow_p:
@@ -118,6 +122,8 @@ def _output_interval(op: Op, inputs: Sequence[Interval]) -> Interval:
         with np.errstate(all="ignore"):
             low, high = (float(MONOTONE[primitive](np.float64(end))) for end in first)
         return Interval(low, high)
+    if primitive in TRUTH:
+        return Interval(0, 1)
     if primitive in _RANGES:
         return _RANGES[primitive]
     if primitive is lax.neg_p:

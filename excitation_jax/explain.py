@@ -13,6 +13,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from . import maps
+from .errors import UnsupportedPrimitiveError
 from .layers import LayerTable
 from .prepare import Prepared, prepare
 from .rules.ruleset import EXCITATION, RuleSet
@@ -53,7 +54,8 @@ def excitation_vjp(
     Args:
       model_fn: ``model_fn(params, x) -> outputs``, any JAX function; ``model.apply`` of Flax.
       params: its parameters, any pytree of arrays.
-      x: the input, (N, ...), floating-point.
+      x: the input, (N, ...), floating-point; or integers that are looked up in a table (tokens in
+        an embedding), which get the probability of what was found.
       target: what to explain; see `top_down_signal`.
       layer: None for ``x`` itself, a name that `layers` lists, "auto" (see `attention_map`), or
         a sequence of names, read in the same pass.
@@ -63,15 +65,16 @@ def excitation_vjp(
 
     Returns:
       The outputs, and the probabilities in float32 (float64 in a float64 model) whatever the
-      model's precision. Nothing below the layer is differentiated: the cost is one forward pass
-      plus two passes over what lies above the layer.
+      model's precision. A layer inside a loop has a leading axis of the loop's steps. Nothing
+      below the layer is differentiated: the cost is one forward pass plus two passes over what
+      lies above the layer.
 
     Raises:
       UnsupportedPrimitiveError: an operation above the layer has no rule.
       ValueError: an unknown layer, a target that does not fit, an empty batch; where values are
         known, also an index out of range, and NaN in the outputs (naming the parameters that
         hold NaN).
-      TypeError: ``x`` is not floating-point.
+      TypeError: ``x`` holds integers that the model uses as numbers, or is complex.
 
     Inside `jax.jit` it is traced like any JAX code, with ``model_fn``, ``layer``,
     ``contrastive`` and ``rules`` static. Called directly, it compiles itself once for each
@@ -112,7 +115,8 @@ def attention_map(
 
     Returns:
       (N, H, W), or (N, K, H, W) for K targets: the probabilities summed over channels; a
-      contrastive map is cut off at zero.
+      contrastive map is cut off at zero. For a layer inside a loop, one such map for each step,
+      along a leading axis.
 
     Raises:
       As `excitation_vjp`, and `ValueError` if the layer has no two spatial axes.
@@ -130,10 +134,13 @@ def attention_map(
             f"layer {picked.name!r} of shape {picked.shape} has {len(picked.spatial_axes)} spatial "
             "axes and a map needs two: choose another layer, or read it with excitation_vjp"
         )
-    batched = 0 not in picked.spatial_axes
-    kept = {0, *picked.spatial_axes} if batched else {*picked.spatial_axes}
+    # The axis of K targets, if there is one, follows the batch axis or stands in its place.
+    first = picked.batch_axis
+    batched = first not in picked.spatial_axes
+    kept = {*range(first + batched), *picked.spatial_axes}
     summed = [axis for axis in range(len(picked.shape)) if axis not in kept]
-    attention = mwp.sum(axis=tuple(axis + (extra if batched or axis else 0) for axis in summed))
+    shift = [extra if batched or axis != first else 0 for axis in summed]
+    attention = mwp.sum(axis=tuple(axis + by for axis, by in zip(summed, shift, strict=True)))
     if contrastive:
         attention = jnp.maximum(attention, 0)
     if size is None:
@@ -185,7 +192,12 @@ def _explain(
 ) -> tuple[Excitation, Prepared]:  # fmt: skip
     _check_input(params, x)
     names = (layer,) if isinstance(layer, str) else () if layer is None else tuple(layer)
-    prepared = prepare(model_fn, (params, x), names, contrastive, rules)
+    try:
+        prepared = prepare(model_fn, (params, x), names, contrastive, rules)
+    except UnsupportedPrimitiveError:
+        for leaf in jax.tree.leaves(x):
+            check_floating(leaf, "the input x")  # the likelier reason
+        raise
     target = check_target(prepared.out_shape, target)
     function, array = (target, None) if callable(target) else (None, target)
     leaves = jax.tree.leaves((params, x))
@@ -207,7 +219,8 @@ def _check_input(params: Any, x: Any) -> None:
     if not arrays:
         raise ValueError("x holds no array to explain")
     for leaf in arrays:
-        check_floating(leaf, "the input x")
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
+            check_floating(leaf, "the input x")
         if 0 in jnp.shape(leaf):
             raise ValueError(f"x has shape {jnp.shape(leaf)}: the batch is empty")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

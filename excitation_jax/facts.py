@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jax import lax
 
-from . import _compat, bounds
+from . import _compat, bounds, structures
 from .bounds import ANYTHING, Interval
+from .fixed import fixed_elements, fixed_elementwise
 from .program import Op, Program, Value
 
 
@@ -28,6 +29,7 @@ class Facts:
         known numbers only, and that function (numpy), which can be evaluated while tracing.
       gate: it only scales: a normaliser or a product of such.
       known: the number that all elements of a constant share, where known.
+      owners: for a constant, the modules whose parameters it was computed from (see owners.py).
       learned: a constant that was computed from arrays given to the program (weights), not
         from shapes alone (an interpolation matrix).
       fixed: which elements of an active value do not depend on the input, having been padded or
@@ -45,6 +47,7 @@ class Facts:
     gate: bool = False
     known: Any = None
     learned: bool = False
+    owners: frozenset[str] = frozenset()
     fixed: np.ndarray | None = None
     producer: Op | None = None
 
@@ -55,11 +58,12 @@ class FactTable:
     def __init__(self, program: Program, explained: Sequence[Value]):
         self._table: dict[Value, Facts] = {}
         for value in program.inputs:
-            self._new(value, Facts(active=value in explained, learned=value not in explained))
-        for value in (*program.captured, *program.constants):
+            active, owner = value in explained, program.owners.get(value)
+            owners = frozenset([] if active or owner is None else [owner])
+            self._new(value, Facts(active, learned=not active, owners=owners))
+        for value in program.captured:
             self._new(value, Facts(learned=len(value.shape) > 0))
-        for op in program.ops:
-            self._visit(op)
+        self._visit_program(program)
 
     def __getitem__(self, value: Value) -> Facts:
         if value.literal is not None and value not in self._table:
@@ -67,6 +71,17 @@ class FactTable:
             interval = ANYTHING if number is None else Interval(float(number), float(number))
             self._new(value, Facts(interval=interval, known=number))
         return self._table[value]
+
+    def owner(self, op: Op) -> str | None:
+        """The one module whose parameters an operation consumes (see owners.py)."""
+        owners = {owner for value in op.inputs for owner in self[value].owners}
+        return owners.pop() if len(owners) == 1 and op.nest is None else None
+
+    def _visit_program(self, program: Program) -> None:
+        for value in program.constants:
+            self._new(value, Facts(learned=len(value.shape) > 0))
+        for op in program.ops:
+            self._visit(op)
 
     def _new(self, value: Value, facts: Facts) -> None:
         if facts.origin is None:
@@ -76,7 +91,9 @@ class FactTable:
     def _visit(self, op: Op) -> None:
         inputs = [self[value] for value in op.inputs]
         active = any(facts.active for facts in inputs)
-        if not active:
+        if op.nest is not None:
+            self._visit_nest(op, inputs)
+        elif not active:
             self._visit_constant(op, inputs)
         elif op.primitive is lax.select_n_p and not inputs[0].active:
             # A fixed mask: what it hides is no neuron's child, so it is not elementwise.
@@ -87,17 +104,21 @@ class FactTable:
         else:
             interval = bounds.output_interval(op, [facts.interval for facts in inputs])
             moved = bool(op.primitive in _CARRIES_GATES and inputs[0].gate)
-            fixed = self._fixed_elements(op, inputs)
+            fixed = fixed_elements(
+                op, [facts.fixed for facts in inputs], [facts.active for facts in inputs]
+            )
             for value in op.outputs:
                 self._new(value, Facts(True, interval, gate=moved, fixed=fixed, producer=op))
 
     def _visit_constant(self, op: Op, inputs: list[Facts]) -> None:
         interval = bounds.output_interval(op, [facts.interval for facts in inputs])
         learned = any(facts.learned for facts in inputs)
+        owners = frozenset().union(*(facts.owners for facts in inputs))
         copies = op.primitive in (lax.broadcast_in_dim_p, lax.convert_element_type_p)
         known = inputs[0].known if copies else None
         for value in op.outputs:
-            self._new(value, Facts(False, interval, known=known, learned=learned, producer=op))
+            facts = Facts(False, interval, known=known, learned=learned, owners=owners, producer=op)
+            self._new(value, facts)
 
     def _visit_elementwise(self, op: Op, inputs: list[Facts], function: Callable) -> None:
         (value,) = op.outputs
@@ -107,7 +128,7 @@ class FactTable:
         parent = self._common_parent([v for v in op.inputs if self[v].active])
         if parent is not None and parent.shape == value.shape:
             facts.parent, facts.depth = parent, self[parent].depth + 1
-            facts.fixed = self[parent].fixed
+        facts.fixed = fixed_elementwise(value.shape, [f.fixed for f in active])
         origins = {facts.origin for facts in active}
         known = all(facts.active or facts.known is not None for facts in inputs)
         origin = origins.pop()
@@ -124,7 +145,40 @@ class FactTable:
         if op.primitive is lax.div_p and self._is_window_mean(op):
             (summed,) = self[op.inputs[0]].producer.inputs  # type: ignore[union-attr]
             facts.interval = self[summed].interval
+        facts.interval = structures.interval(op, self) or facts.interval
         self._new(value, facts)
+
+    def _visit_nest(self, op: Op, inputs: list[Facts]) -> None:
+        """Into a loop, a branch or a shard_map; a loop is walked until its facts stay the same."""
+        nest = op.nest
+        assert nest is not None
+        for body in nest.bodies:
+            for i, (value, facts) in enumerate(
+                zip(body.inputs, inputs[nest.offset :], strict=True)
+            ):
+                self._new(value, _at_border(facts, moved=nest.stacked_input(i)))
+            self._visit_program(body)
+        settled, rounds = not nest.carries, 0
+        while not settled:
+            (body,), settled, rounds = nest.bodies, True, rounds + 1
+            for out, into in nest.carries:
+                before = self[body.inputs[into]]
+                after = _either(before, self[body.outputs[out]], widen=rounds > 2)
+                if not _agree(before, after):
+                    settled = False
+                    self._new(body.inputs[into], after)
+            if not settled:
+                self._visit_program(body)
+        chosen = any(facts.active for facts in inputs[: nest.offset])
+        for i, value in enumerate(op.outputs):
+            ends = [_at_border(self[body.outputs[i]], moved=True) for body in nest.bodies]
+            if nest.carries and not nest.stacked_output(i):
+                into = dict(nest.carries)[i]
+                ends.append(_at_border(self[nest.bodies[0].inputs[into]], moved=True))
+            facts = ends[0]
+            for other in ends[1:]:
+                facts = _either(facts, other)
+            self._new(value, replace(facts, active=facts.active or chosen, producer=op))
 
     def _common_parent(self, values: Sequence[Value]) -> Value | None:
         """The nearest value of which all of these are functions element by element."""
@@ -138,17 +192,6 @@ class FactTable:
                     other = self[other].parent
             common = None if common is None or other is None else common
         return common
-
-    def _fixed_elements(self, op: Op, inputs: list[Facts]) -> np.ndarray | None:
-        if op.primitive is lax.pad_p and inputs[0].active:
-            return _pad(inputs[0].fixed, op)
-        if op.primitive is lax.transpose_p and inputs[0].fixed is not None:
-            return np.transpose(inputs[0].fixed, op.params["permutation"])
-        if op.primitive is lax.concatenate_p:
-            if all(facts.active and facts.fixed is None for facts in inputs):
-                return None
-            return _concatenate(inputs, op)
-        return None
 
     def _is_window_mean(self, op: Op) -> bool:
         """Whether a quotient is a window's sum over its number of elements that are no padding."""
@@ -189,37 +232,36 @@ class FactTable:
         return all(facts.gate or not facts.active for facts in inputs)
 
 
-def _pad(fixed: np.ndarray | None, op: Op) -> np.ndarray:
-    """Fixed elements behind a pad: the operand's, and the padding."""
-    before, after = op.inputs[0].shape, op.outputs[0].shape
-    result = np.zeros((1,) * len(before), bool) if fixed is None else fixed
-    for axis, (low, _, interior) in enumerate(op.params["padding_config"]):
-        if op.params["padding_config"][axis] == (0, 0, 0):
-            continue
-        places = low + np.arange(before[axis]) * (interior + 1)
-        inside = (places >= 0) & (places < after[axis])
-        shape = list(result.shape)
-        shape[axis] = before[axis]
-        moved = np.moveaxis(np.broadcast_to(result, shape), axis, 0)
-        padded = np.ones((after[axis], *moved.shape[1:]), bool)
-        padded[places[inside]] = moved[inside]
-        result = np.moveaxis(padded, 0, axis)
-    return result
+def _at_border(facts: Facts, moved: bool) -> Facts:
+    """What is known of a value on the other side of a loop's, branch's or shard_map's border."""
+    return Facts(
+        facts.active, facts.interval, gate=facts.gate, known=facts.known, learned=facts.learned,
+        owners=facts.owners, fixed=None if moved else facts.fixed,
+    )  # fmt: skip
 
 
-def _concatenate(inputs: list[Facts], op: Op) -> np.ndarray:
-    """Fixed elements behind a concatenation: the operands', and all of the constants."""
-    axis, pieces = op.params["dimension"], []
-    for facts, value in zip(inputs, op.inputs, strict=True):
-        none = np.full((1,) * len(value.shape), not facts.active)
-        piece = none if facts.fixed is None else facts.fixed
-        shape = list(piece.shape)
-        shape[axis] = value.shape[axis]
-        pieces.append(np.broadcast_to(piece, shape))
-    full = list(np.broadcast_shapes(*(np.delete(piece.shape, axis) for piece in pieces)))
-    return np.concatenate(
-        [np.broadcast_to(p, [*full[:axis], p.shape[axis], *full[axis:]]) for p in pieces], axis
-    )
+def _either(a: Facts, b: Facts, widen: bool = False) -> Facts:
+    """What is known of a value that may be one or the other.
+
+    Args:
+      widen: give up an end of the interval that has moved again from ``a`` to ``b``.
+    """
+    low, high = min(a.interval.low, b.interval.low), max(a.interval.high, b.interval.high)
+    if widen:
+        low = low if low == a.interval.low else -bounds.INF
+        high = high if high == a.interval.high else bounds.INF
+    same = a.known is not None and b.known is not None and bool(a.known == b.known)
+    return replace(
+        a, active=a.active or b.active, interval=Interval(low, high), gate=a.gate and b.gate,
+        known=a.known if same else None, learned=a.learned or b.learned,
+        owners=a.owners | b.owners, fixed=None,
+    )  # fmt: skip
+
+
+def _agree(a: Facts, b: Facts) -> bool:
+    known = a.known is b.known or (None not in (a.known, b.known) and bool(a.known == b.known))
+    parts = [(f.active, f.interval, f.gate, f.learned) for f in (a, b)]
+    return known and parts[0] == parts[1]
 
 
 def _identity(x: Any) -> Any:

@@ -15,7 +15,7 @@ from jax import lax
 
 from . import _compat
 from .facts import FactTable
-from .program import Op, Program, Value
+from .program import Nest, Op, Program, Value
 
 
 class Axis(NamedTuple):
@@ -39,12 +39,31 @@ class Geometry:
         for source, value in enumerate(explained):
             rank = range(len(value.shape))
             self._axes[value] = tuple(Axis(source, i, Fraction(1)) for i in rank)
+        self._walk(program)
+
+    def _walk(self, program: Program) -> None:
         for op in program.ops:
             signal = next((v for v in op.inputs if v in self._axes and v.floating), None)
-            if signal is None:
-                continue
-            for value in op.outputs:
-                self._axes[value] = self._follow(op, value)
+            if op.nest is not None:
+                self._walk_inside(op, op.nest)
+            elif signal is not None:
+                for value in op.outputs:
+                    self._axes[value] = self._follow(op, value)
+
+    def _walk_inside(self, op: Op, nest: Nest) -> None:
+        """Into the bodies; the axis of a loop's steps is cut off on the way in and out."""
+        if op.primitive is _compat.shard_map_p:
+            return  # a shard's axes are parts of the array's
+        for body in nest.bodies:
+            for i, (inner, outer) in enumerate(
+                zip(body.inputs, op.inputs[nest.offset :], strict=True)
+            ):
+                if outer in self._axes:
+                    self._axes[inner] = self._axes[outer][nest.stacked_input(i) :]
+            self._walk(body)
+            for i, (outer, inner) in enumerate(zip(op.outputs, body.outputs, strict=True)):
+                if inner in self._axes:
+                    self._axes[outer] = (None,) * nest.stacked_output(i) + self._axes[inner]
 
     def spatial(self, value: Value) -> tuple[int, ...]:
         """Positions of the spatial axes of a value."""

@@ -12,6 +12,7 @@ from jax import lax
 from . import _compat
 from .analysis import Plan
 from .geometry import Geometry
+from .owners import values_of_owners
 from .program import Op, Program, Value
 from .rules.rule import Flow
 
@@ -25,10 +26,11 @@ class Layer:
 
     Attributes:
       name: module path, tag, or for unnamed operations what made it; a repeated name gets #2.
-      shape, dtype: of the value.
+      shape, dtype: of the value; inside a loop, with a leading axis of its steps.
       stride: input pixels per step along each spatial axis (a `Fraction` where it is below 1).
       lower_bound: lambda of Eq. 20; -inf for a value that is not an activation.
       spatial_axes: positions of the axes that run along the image.
+      batch_axis: position of the first axis that is none of a loop's steps.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Layer:
     stride: tuple[Fraction, ...]
     lower_bound: float
     spatial_axes: tuple[int, ...]
+    batch_axis: int
     value: Value = field(repr=False, compare=False)
 
 
@@ -45,9 +48,11 @@ class LayerTable(list[Layer]):
 
     Attributes:
       auto: the layer that layer="auto" reads; None where the model has none.
+      aliases: further names, of modules whose value is also that of the module around them.
     """
 
     auto: Layer | None = None
+    aliases: dict[str, Layer]
 
     def __str__(self) -> str:
         rows = [("layer", "shape", "stride", "lower bound")]
@@ -66,44 +71,53 @@ class LayerTable(list[Layer]):
 
 def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
     """All layers of a planned program, in the order in which they are computed."""
-    program = plan.program
-    made = {value: op for op in program.ops for value in op.outputs}
     named: dict[Value, str] = {}
     counts: dict[str, int] = {}
 
+    aliases: dict[str, Value] = {}
+
     def add(name: str, value: Value | None) -> None:
         counts[name] = counts.get(name, 0) + 1
-        if value is not None and value not in named:
-            named[value] = name if counts[name] == 1 else f"{name}#{counts[name]}"
+        if value is not None:
+            full = name if counts[name] == 1 else f"{name}#{counts[name]}"
+            aliases.setdefault(full, value)
+            named.setdefault(value, full)
 
-    for op in program.ops:
+    every = list(plan.program.all_ops(sharded=False))
+    for _, op in every:
         if op.primitive is _compat.name_p and op.outputs[0] in plan.reached:
             add(op.params["name"], op.outputs[0])
-    for name, value in _module_values(plan):
-        add(name, value)
-    for op in program.ops:
-        label = _operation_label(plan, op)
+    programs = dict.fromkeys([plan.program, *(program for program, _ in every)])
+    for program in programs:
+        for name, value in (*_module_values(plan, program), *values_of_owners(plan, program)):
+            add(name, value)
+    for program, op in every:
+        label = _operation_label(plan, program, op)
         if label is not None:
             add("/".join((*program.module_scopes(op), label)), op.outputs[0])
     table = LayerTable()
-    for value in sorted(named, key=lambda value: made[value].index):
-        bound = plan.facts[value].interval.low
+    for value in (value for _, op in every for value in op.outputs if value in named):
+        bound, steps = plan.facts[value].interval.low, value.steps
+        spatial = tuple(len(steps) + axis for axis in geometry.spatial(value))
         table.append(
             Layer(
-                named[value], value.shape, value.dtype, geometry.strides(value), bound,
-                geometry.spatial(value), value,
+                named[value], (*steps, *value.shape), value.dtype, geometry.strides(value), bound,
+                spatial, len(steps), value,
             )
         )  # fmt: skip
+    by_value = {layer.value: layer for layer in table}
+    table.aliases = {
+        name: by_value[value] for name, value in aliases.items() if named[value] != name
+    }
     table.auto = _choose_automatically(table, plan)
     return table
 
 
-def _module_values(plan: Plan) -> list[tuple[str, Value | None]]:
+def _module_values(plan: Plan, program: Program) -> list[tuple[str, Value | None]]:
     """(path, value) of every call of a module: its last signal that leaves it.
 
     A call is a run of consecutive operations below one path. None for a call without a signal.
     """
-    program = plan.program
     readers: dict[Value, list[int]] = {}
     for op in program.ops:
         for value in op.inputs:
@@ -130,7 +144,10 @@ def _module_values(plan: Plan) -> list[tuple[str, Value | None]]:
         return value in outputs or any(reader >= end for reader in readers.get(value, ()))
 
     found = []
+    around = "/".join(program.enclosing_scopes)
     for path, start, end in sorted(calls, key=lambda call: (call[1], len(call[0]))):
+        if around == path or around.startswith(path + "/"):
+            continue  # the module holds this loop or branch, and is left outside of it
         last = None
         for op in program.ops[start:end]:
             for value in op.outputs:
@@ -140,15 +157,15 @@ def _module_values(plan: Plan) -> list[tuple[str, Value | None]]:
     return found
 
 
-def _operation_label(plan: Plan, op: Op) -> str | None:
+def _operation_label(plan: Plan, program: Program, op: Op) -> str | None:
     """A name for the value of an operation that is a layer in itself; None for any other."""
-    step = plan.steps.get(op.index)
+    step = plan.steps.get(op)
     if step is None or op.outputs[0] not in plan.reached:
         return None
     if op.call is not None:
-        inside = [o for o in _same_call(plan.program, op) if o.call == op.call]
+        inside = [o for o in _same_call(program, op) if o.call == op.call]
         return op.call if op is inside[-1] else None
-    if op.primitive in _compat.LAYERS and plan.program.module_scopes(op):
+    if op.primitive in _compat.LAYERS and (program.module_scopes(op) or plan.facts.owner(op)):
         return None  # the module that it is has a name, and the same probability
     if isinstance(step.plan, Flow) or op.primitive in (lax.max_p, lax.concatenate_p):
         return _LABELS.get(op.primitive)
@@ -190,6 +207,8 @@ def choose(layers: LayerTable, name: str) -> Layer:
     for layer in layers:
         if layer.name == name:
             return layer
+    if name in layers.aliases:
+        return layers.aliases[name]
     names = [layer.name for layer in layers]
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
     near += [n for n in names if name in n and n not in near][:3]
@@ -212,8 +231,8 @@ def _choose_automatically(layers: LayerTable, plan: Plan) -> Layer | None:
     """
     crossed = plan.crossed_by_every_path()
     first = plan.below(plan.contrasted)
-    tops = [value for op in plan.contrasted for value in plan.sources(plan.steps[op.index])]
-    second = plan.below(plan.affine_below(tops))
+    tops = [value for op in plan.contrasted for value in plan.sources(plan.steps[op])]
+    second = plan.below(plan.affine_below(tops)[0])
     for below in (second, first):
         for layer in reversed(layers):
             if (

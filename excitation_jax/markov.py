@@ -23,7 +23,7 @@ from .prepare import prepare
 from .program import Op, Value
 from .rules.linear import Affine, Sum
 from .rules.pooling import Winner
-from .rules.rule import Flow, Step, Structure, Through
+from .rules.rule import Flow, Inside, Step, Structure, Through
 from .rules.ruleset import EXCITATION, RuleSet
 
 #: The matrices are dense: this many neurons need 512 MB each.
@@ -79,7 +79,7 @@ def markov_chain(
     Raises:
       ValueError: the network has more than 8,000 neurons, counting every value between the
         output and the input, or several inputs or outputs.
-      NotImplementedError: an operation follows a rule of the user's.
+      NotImplementedError: an operation follows a rule of the user's, or is a loop or branch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -137,6 +137,11 @@ def _blocks(step: Step, env: dict[Value, Any]) -> list[tuple[Value, list[np.ndar
         block = np.zeros((len(rows), places.size))
         block[rows, np.ravel(np.broadcast_to(places, shape))] = 1
         return [(plan.source, [block])]
+    if isinstance(plan, Inside):
+        raise NotImplementedError(
+            f"no matrix for the {op.primitive.name} in {step.site.path or 'the model'}: write the "
+            "loop or branch out"
+        )
     assert isinstance(plan, Structure | Flow)
     matrices = {i: _matrices(op, i, env) for i in plan.sources}
     if isinstance(plan, Structure) or isinstance(step.rule, Winner):
@@ -183,8 +188,10 @@ def _activation(step: Step, i: int, env: dict[Value, Any]) -> np.ndarray:
     x = np.ravel(np.asarray(env[value], float))
     if not step.rule.clamped:  # type: ignore[attr-defined]
         return x
-    facts = step.site.operands[i]
-    if np.isfinite(facts.interval.low):
+    facts, gated = step.site.operands[i], step.gated_inputs[i]
+    if gated is not None:
+        h = np.maximum(x - gated[0] * np.ravel(np.asarray(env[gated[1]], float)), 0)
+    elif np.isfinite(facts.interval.low):
         h = np.maximum(x - facts.interval.low, 0)
     else:
         h = np.maximum(_sign(step.oriented_inputs[i], value, env) * x, 0)

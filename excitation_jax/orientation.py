@@ -133,6 +133,14 @@ def _edge(
         # Of two activations, neither is an affine value that a sign could belong to.
         affine = any(facts[v].interval.low == -float("inf") for v in signals)
         return Edge(behind) if affine else None
+    if len(signals) == 2 and (primitive is lax.mul_p or primitive is lax.sub_p):
+        # A gate or a normaliser, which may hold a scale (LayerNorm's), or the mean that is taken
+        # off: what sends its probability to the value is unsigned otherwise.
+        if primitive is lax.sub_p:
+            return None if behind is None or op.inputs[0] is not value else Edge(behind)
+        scale = next((v for v in op.inputs if v is not value), value)
+        sign = _product(_sign_of(scale, len(value.shape), facts), behind)
+        return None if sign is None else Edge(sign)
     if len(signals) != 1:
         return None
     sign = None
@@ -230,7 +238,9 @@ def _product(first: SignReader | None, second: SignReader | None) -> SignReader 
 
 
 def _sign_of(scale: Value, rank: int, facts: FactTable) -> SignReader | None:
-    """Reads the sign of a constant; None if it is known to be positive."""
+    """Reads the sign of a constant, or of the constants in a gate; None where it is positive."""
+    if facts[scale].active:
+        return _sign_in_gate(scale, rank, facts)
     low, high = facts[scale].interval
     if low >= 0 and (scale.shape == () or not facts[scale].learned):
         return None
@@ -245,3 +255,27 @@ def _sign_of(scale: Value, rank: int, facts: FactTable) -> SignReader | None:
         return lambda read: jnp.sign(read(inner)).reshape(shape)
     missing = rank - len(scale.shape)
     return lambda read: jnp.sign(read(scale)).reshape((1,) * missing + scale.shape)
+
+
+def _sign_in_gate(gate: Value, rank: int, facts: FactTable) -> SignReader | None:
+    """The sign of the constant factors of a product that depends on the input."""
+    producer = facts[gate].producer
+    if facts[gate].interval.low >= 0 or producer is None or len(gate.shape) != rank:
+        return None
+    if producer.primitive is lax.mul_p:
+        first, second = producer.inputs
+        return _product(_sign_of(first, rank, facts), _sign_of(second, rank, facts))
+    if producer.primitive is lax.broadcast_in_dim_p:
+        inner, dims = producer.inputs[0], producer.params["broadcast_dimensions"]
+        sign = _sign_of(inner, len(inner.shape), facts)
+        if sign is None:
+            return None
+
+        def spread(read: Read) -> jax.Array:
+            found, shape = sign(read), [1] * rank
+            for position, dim in enumerate(dims):
+                shape[dim] = found.shape[position]
+            return found.reshape(shape)
+
+        return spread
+    return None

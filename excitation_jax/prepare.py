@@ -12,12 +12,14 @@ import jax.numpy as jnp
 
 from . import _compat
 from .analysis import Plan, analyse
+from .carriers import carrier_dtype
 from .geometry import Geometry
 from .layers import Layer, LayerTable, choose, find_layers
+from .owners import module_of
 from .program import Program, Value, trace
 from .rules.ruleset import RuleSet
 from .targets import prior_leaves, signal
-from .transform import carrier_dtype, top_down_pass
+from .transform import top_down_pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +78,15 @@ class Prepared:
         flat, pull = top_down_pass(self.plan, captured, leaves, self.tapped)
         outputs = jax.tree.unflatten(jax.tree.structure(self.out_shape), flat)
         prior, several = signal(outputs, target if function is None else function)
-        starts = self._complete(prior, several)
+        starts = self.complete(prior, several)
 
         def top_down(starts: list[jax.Array]) -> list[jax.Array]:
             return pull(starts)[0]
 
         if several:
-            top_down = jax.vmap(top_down, in_axes=self.target_axis, out_axes=self.target_axis)
+            axis = self.target_axis
+            placed = [len(value.steps) + axis for value in self.tapped]
+            top_down = jax.vmap(top_down, in_axes=axis, out_axes=placed)
         found = top_down(starts)
         numbers = [jnp.isfinite(array).all() for array in found]
         numbers += [
@@ -97,7 +101,7 @@ class Prepared:
         """Where the axis of K targets stands: after the batch axis, if there is one."""
         return 1 if any(len(value.shape) > 1 for value in self.program.outputs) else 0
 
-    def _complete(self, prior: Any, several: bool) -> list[jax.Array]:
+    def complete(self, prior: Any, several: bool) -> list[jax.Array]:
         """P(A0) for every output, in its carrier's dtype; zeros where the target gives none."""
         parts = prior_leaves(jax.tree.structure(self.out_shape), prior)
         axis = self.target_axis
@@ -158,7 +162,11 @@ def _prepare(
     except Exception as error:
         error.add_note("raised while excitation_jax traced the model function")
         raise
-    explained = jax.tree.leaves(jax.tree.unflatten(tree, program.inputs)[-1])
+    arguments = jax.tree.unflatten(tree, program.inputs)
+    explained = jax.tree.leaves(arguments[-1])
+    for path, value in jax.tree_util.tree_leaves_with_path(arguments):
+        if (owner := module_of(path[1:])) is not None:
+            program.owners[value] = owner
     plan = analyse(program, explained, rules, contrastive=contrastive)
     chosen = []
     if names:

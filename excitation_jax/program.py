@@ -2,13 +2,14 @@
 
 Calls (jit, custom_jvp, custom_vjp, closed_call, remat) are opened. JAX shares one jaxpr
 object between all calls of the same jitted function, so every call gets fresh `Value`s:
-a `Value` is one array of one call, never a jaxpr variable.
+a `Value` is one array of one call, never a jaxpr variable. Loops, branches and shard_map stay
+one operation, which holds a program of its own for each function inside.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,15 +17,22 @@ import jax
 import numpy as np
 
 from . import _compat
+from .loops import trip_count
 
 
 @dataclass(eq=False, slots=True)
 class Value:
-    """One array of the traced program."""
+    """One array of the traced program.
+
+    ``varying``: the manual mesh axes along which it differs, inside shard_map. ``steps``: lengths
+    of the loops around it, the outermost first: there is one such array for each step.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     literal: Any = None
+    varying: frozenset = frozenset()
+    steps: tuple[int, ...] = ()
 
     @property
     def inexact(self) -> bool:
@@ -52,11 +60,40 @@ class Op:
     call: str | None
     regions: tuple[int, ...]
     source_infos: tuple[Any, ...]
+    nest: Nest | None = None
 
     @property
     def source(self) -> str:
         """File, line and function of the model's code that made the operation."""
         return _compat.source_line(self.source_infos)
+
+
+@dataclass(eq=False, slots=True)
+class Nest:
+    """The functions inside a loop, a branch or a shard_map.
+
+    Attributes:
+      bodies: the branches of a cond, or the one function of a loop or shard_map. Their inputs are
+        the operation's operands from position ``offset`` on; their outputs are its outputs.
+      carries: (output, input) positions of what a loop's step hands to the next one.
+      consts: number of a loop's inputs that are the same at each step.
+      length: number of a loop's steps; None where it is no loop. What is neither a constant nor a
+        carry has a leading axis of this length outside.
+    """
+
+    bodies: tuple[Program, ...]
+    offset: int = 0
+    carries: tuple[tuple[int, int], ...] = ()
+    consts: int = 0
+    length: int | None = None
+
+    def stacked_input(self, i: int) -> bool:
+        """Whether input ``i`` of the body is one step's part of an array over all steps."""
+        return self.length is not None and i >= self.consts + len(self.carries)
+
+    def stacked_output(self, i: int) -> bool:
+        """The same of an output."""
+        return self.length is not None and i >= len(self.carries)
 
 
 @dataclass(eq=False)
@@ -65,6 +102,8 @@ class Program:
 
     ``captured`` are the arrays that the function closed over; their values may be tracers and
     are given to every evaluation. ``constants`` are arrays inside calls, with their values.
+    ``parent`` is the program that holds the loop or branch whose body this one is. ``owners``
+    names the modules that inputs are parameters of, ``path`` is the stack of scopes around all.
     """
 
     inputs: tuple[Value, ...]
@@ -73,19 +112,45 @@ class Program:
     ops: list[Op] = field(default_factory=list)
     constants: dict[Value, Any] = field(default_factory=dict)
     remat_params: list[dict[str, Any]] = field(default_factory=list)
+    parent: Program | None = None
+    owners: dict[Value, str] = field(default_factory=dict)
+    path: tuple[str, ...] = ()
+
+    def all_ops(self, sharded: bool = True) -> Iterator[tuple[Program, Op]]:
+        """Every operation with the program that holds it, those inside another one before it.
+
+        Args:
+          sharded: also those inside shard_map, whose values are parts on different devices.
+        """
+        for op in self.ops:
+            if op.nest is not None and (sharded or op.primitive is not _compat.shard_map_p):
+                for body in op.nest.bodies:
+                    yield from body.all_ops(sharded)
+            yield self, op
 
     def module_path(self, op: Op) -> str:
         """Path of the module that made ``op``, the root's class name dropped."""
         return "/".join(self.module_scopes(op))
 
     def module_scopes(self, op: Op) -> tuple[str, ...]:
-        names = _collapse_methods(op.path)
+        """The parts of `module_path`."""
+        return self._module_names(op.path)
+
+    @property
+    def enclosing_scopes(self) -> tuple[str, ...]:
+        """The modules around a loop or branch whose body this program is."""
+        return self._module_names(self.path)
+
+    def _module_names(self, path: tuple[str, ...]) -> tuple[str, ...]:
+        names = _collapse_methods(path)
         return names[1:] if names and names[0] == self.root_scope else names
 
     @functools.cached_property
     def root_scope(self) -> str | None:
         """The scope that all scoped operations share: a Linen model's class name."""
-        roots = {_collapse_methods(op.path)[0] for op in self.ops if op.path}
+        if self.parent is not None:
+            return self.parent.root_scope
+        roots = {_collapse_methods(op.path)[0] for _, op in self.all_ops() if op.path}
         return roots.pop() if len(roots) == 1 else None
 
 
@@ -108,8 +173,8 @@ def trace(fn: Callable[..., Any], *args: Any) -> tuple[Program, Any, Any]:
     return program, closed, out_shape
 
 
-def _value(aval: Any, literal: Any = None) -> Value:
-    return Value(tuple(aval.shape), aval.dtype, literal)
+def _value(aval: Any, literal: Any = None, steps: tuple[int, ...] = ()) -> Value:
+    return Value(tuple(aval.shape), aval.dtype, literal, _compat.varying(aval), steps)
 
 
 class _Context(NamedTuple):
@@ -119,6 +184,7 @@ class _Context(NamedTuple):
     call: str | None
     regions: tuple[int, ...]
     source_infos: tuple[Any, ...]
+    steps: tuple[int, ...] = ()
 
 
 def _inline(
@@ -137,9 +203,7 @@ def _inline(
             source_infos=(eqn.source_info, *context.source_infos),
         )
         if eqn.primitive in _compat.INLINED:
-            inner, consts = _compat.body(eqn.primitive, eqn.params)
-            const_values = [_value(var.aval) for var in inner.constvars]
-            program.constants.update(zip(const_values, consts, strict=True))
+            inner, const_values = _open(program, _compat.body(eqn.primitive, eqn.params), here)
             if eqn.primitive is _compat.jit_p:
                 name = _function_name(eqn.params["name"], inner)
                 here = here._replace(call=here.call or name)
@@ -150,10 +214,57 @@ def _inline(
             outputs = _inline(program, inner, [*const_values, *inputs], here)
             env.update(zip(eqn.outvars, outputs, strict=True))
             continue
-        made = tuple(_value(var.aval) for var in eqn.outvars)
+        made = tuple(_value(var.aval, None, context.steps) for var in eqn.outvars)
         env.update(zip(eqn.outvars, made, strict=True))
-        program.ops.append(Op(len(program.ops), eqn.primitive, eqn.params, inputs, made, *here))
+        nest = _nest(program, eqn, inputs, here)
+        index = len(program.ops)
+        program.ops.append(
+            Op(
+                index, eqn.primitive, eqn.params, inputs, made,
+                here.path, here.call, here.regions, here.source_infos, nest,
+            )
+        )  # fmt: skip
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _open(program: Program, closed: Any, context: _Context) -> tuple[Any, list[Value]]:
+    """The jaxpr of a call, and values for the arrays that it holds."""
+    inner, consts = closed
+    values = [_value(var.aval, None, context.steps) for var in inner.constvars]
+    program.constants.update(zip(values, consts, strict=True))
+    return inner, values
+
+
+def _nest(program: Program, eqn: Any, inputs: Sequence[Value], context: _Context) -> Nest | None:
+    """The functions inside a loop of known length, a branch or a shard_map; None for others."""
+    params = eqn.params
+
+    def body(jaxpr: Any, length: int | None = None) -> Program:
+        steps = context.steps if length is None else (*context.steps, length)
+        inside = context._replace(regions=(), steps=steps)
+        opened, consts = _compat.opened(jaxpr)
+        arguments = tuple(_value(var.aval, None, steps) for var in opened.invars)
+        inner = Program(arguments, parent=program, path=context.path)
+        _, const_values = _open(inner, (opened, consts), inside)
+        inner.outputs = tuple(_inline(inner, opened, [*const_values, *arguments], inside))
+        return inner
+
+    if eqn.primitive is _compat.scan_p:
+        length, (consts, count) = params["length"], _compat.scan_parts(params)
+        carries = tuple((i, consts + i) for i in range(count))
+        return Nest((body(params["jaxpr"], length),), 0, carries, consts, length)
+    if eqn.primitive is _compat.cond_p:
+        return Nest(tuple(map(body, params["branches"])), 1)
+    if eqn.primitive is _compat.shard_map_p:
+        return Nest((body(params["jaxpr"]),))
+    if eqn.primitive is _compat.while_p:
+        known = [value.literal for value in inputs]
+        length = trip_count(params, known)
+        if length is not None:
+            skipped, consts = params["cond_nconsts"], params["body_nconsts"]
+            carries = tuple((i, consts + i) for i in range(len(eqn.outvars)))
+            return Nest((body(params["body_jaxpr"], length),), skipped, carries, consts, length)
+    return None
 
 
 def _function_name(name: str, jaxpr: Any) -> str | None:

@@ -1,11 +1,12 @@
 """The rules: what happens to the probability at each operation."""
 
+from .control_flow import DeviceSum, Within
 from .elementwise import Elementwise, Product, Quotient
 from .linear import Affine, Difference, Sum
 from .pooling import Winner
 from .rule import Call, Rule, Site, safe_divide
 from .ruleset import EXCITATION, EXCITATION_RESIDUAL, EXCITATION_TORCHRAY, RuleSet
-from .structure import Move, Select
+from .structure import Gather, Move, Select
 
 __all__ = [
     "EXCITATION",
@@ -13,8 +14,10 @@ __all__ = [
     "EXCITATION_TORCHRAY",
     "Affine",
     "Call",
+    "DeviceSum",
     "Difference",
     "Elementwise",
+    "Gather",
     "Move",
     "Product",
     "Quotient",
@@ -24,5 +27,6 @@ __all__ = [
     "Site",
     "Sum",
     "Winner",
+    "Within",
     "safe_divide",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jax import lax
+
 from ..facts import Facts
 from .rule import Plan, Refuse, Rule, Site, Through, only_child
 
@@ -18,6 +20,10 @@ class Elementwise(Rule):
     equation = "R2 one child"
 
     def plan(self, site: Site) -> Plan:
+        if site.op.primitive is lax.convert_element_type_p:
+            (before,), (after,) = site.op.inputs, site.op.outputs
+            if before.floating != after.floating and before.dtype != bool:
+                return Refuse("numbers become indices, or indices numbers; an index is no neuron")
         plan = only_child(site)
         return plan or Refuse("an elementwise function of several values of the explained input")
 
@@ -32,26 +38,44 @@ class Product(Rule):
         plan = only_child(site)
         if plan is not None:
             return plan
-        a, b = site.op.inputs
-        gates = [_gate_strength(facts) for facts in site.operands]
-        if gates[0] != gates[1]:
-            return Through(a if gates[0] < gates[1] else b)
-        # A normaliser is computed from what it scales.
-        if site.facts.depends(b, a) is not None:
-            return Through(a)
-        if site.facts.depends(a, b) is not None:
-            return Through(b)
-        return Refuse("a product of two signals, neither of them recognised as a gate")
+        signal = signal_of_product(site)
+        if signal is None:
+            return Refuse("a product of two signals, neither of them recognised as a gate")
+        return Through(site.op.inputs[signal])
+
+
+def signal_of_product(site: Site) -> int | None:
+    """R7: which of two factors is the signal, the other one being a gate; None if unclear.
+
+    In this order: a normaliser, a value in [0, 1], or one bounded and not negative is the gate; a
+    factor that is computed from the other one is the gate; the one with a lower bound (the
+    activated half of SwiGLU) is.
+    """
+    a, b = site.op.inputs
+    first, second = (_gate_strength(facts) for facts in site.operands)
+    if first != second:
+        return 0 if first < second else 1
+    if site.facts.depends(b, a) is not None:
+        return 0
+    if site.facts.depends(a, b) is not None:
+        return 1
+    first, second = (_bound_strength(facts) for facts in site.operands)
+    return None if first == second else 0 if first < second else 1
 
 
 def _gate_strength(facts: Facts) -> int:
-    """How surely a value only scales: 3 a normaliser, 2 in [0, 1], 1 bounded, 0 a signal."""
+    """How surely a value only scales: 3 a normaliser, 2 in [0, 1], 1 bounded, 0 unknown."""
     low, high = facts.interval
     if facts.gate:
         return 3
     if low >= 0 and high <= 1:
         return 2
     return 1 if low >= 0 and high < float("inf") else 0
+
+
+def _bound_strength(facts: Facts) -> int:
+    low = facts.interval.low
+    return 2 if low >= 0 else 1 if low > -float("inf") else 0
 
 
 @dataclass(frozen=True)

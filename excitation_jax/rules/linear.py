@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .elementwise import signal_of_product
 from .rule import (
     Call,
     Flow,
@@ -29,7 +30,9 @@ class Affine(Rule):
 
     L+ is the operation with the positive part of its effective weights: with the constant
     scale behind it (a BatchNorm's, say) counted in, so that a negative scale makes the negative
-    weights excitatory. Operations without weights (pooling, sums) are their own L+.
+    weights excitatory. Operations without weights (pooling, sums) are their own L+. In a product
+    of two values that depend on the input, the one that only scales is the weights (R7): the
+    probabilities of attention, over its values.
 
     Attributes:
       effective: count the scale behind the operation in.
@@ -43,7 +46,13 @@ class Affine(Rule):
     def plan(self, site: Site) -> Plan:
         if len(site.signals) == 1:
             return Flow(site.signals)
-        return Refuse("a product of two values that both depend on the explained input")
+        signal = signal_of_product(site)
+        if signal is None:
+            return Refuse(
+                "a product of two values that both depend on the explained input, neither of them "
+                "recognised as weights (probabilities, or bounded and not negative)"
+            )
+        return Flow((signal,))
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:
         (source,) = call.sources
@@ -52,7 +61,9 @@ class Affine(Rule):
         if weights:
             # Or else XLA may compute the positive parts of all weights early, and hold them all.
             p, weights = lax.optimization_barrier((p, weights))
-        sign = call.output_sign if self.effective and weights else None
+        # Weights that depend on the input (attention) scale, but have no sign of their own.
+        own = not any(call.step.site.operands[i].active for i in weights)
+        sign = call.output_sign if self.effective and weights and own else None
         if sign is not None:
             folded = _fold_sign(call, sign)
             if folded is not None:
@@ -75,7 +86,7 @@ class Affine(Rule):
             return spread(up, part) + spread(down, -part)
 
         shares = excite(1)
-        if call.step.contrastive:
+        if call.contrastive:
             shares = shares - excite(-1)  # Eq. 8, 9: the negated classifier's
         return [h * shares if i == source else None for i in range(len(call.operands))]
 

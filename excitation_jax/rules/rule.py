@@ -40,13 +40,19 @@ class Flow(NamedTuple):
     sources: tuple[int, ...]
 
 
+class Inside(NamedTuple):
+    """Plan: the operation holds functions (a loop, a branch); the rules apply inside them."""
+
+    sources: tuple[int, ...] = ()
+
+
 class Refuse(NamedTuple):
     """Plan: there is no meaning for this; the reason completes the error message."""
 
     reason: str
 
 
-Plan = Through | Structure | Flow | Refuse
+Plan = Through | Structure | Flow | Inside | Refuse
 
 
 @dataclass(eq=False, slots=True)
@@ -63,11 +69,15 @@ class Site:
 
     @property
     def signals(self) -> tuple[int, ...]:
-        """Positions of the floating operands that depend on the explained input."""
+        """Positions of the floating operands that depend on the explained input.
+
+        Where integers are computed from integers (the indices of a look-up), of those.
+        """
+        whole = not any(value.floating for value in self.op.outputs)
         return tuple(
             i
             for i, value in enumerate(self.op.inputs)
-            if value.floating and self.facts[value].active
+            if (value.floating or whole) and self.facts[value].active
         )
 
     @property
@@ -90,11 +100,13 @@ class Step:
     site: Site
     rule: Rule
     plan: Plan
-    #: The first affine operation below the output, in a contrastive pass.
+    #: One of the first affine operations below the output, in a contrastive pass.
     contrastive: bool = False
     #: Which of the outputs' values have a scale behind them (see orientation.py).
     oriented_inputs: tuple[Any, ...] = ()
     oriented_output: Any = None
+    #: For operands that are a bounded signal times a gate: the signal's bound, and the gate.
+    gated_inputs: tuple[tuple[float, Value] | None, ...] = ()
     #: The skip operand of a residual sum, by position (None: not such a sum).
     identity_skip: int | None = None
 
@@ -110,6 +122,9 @@ class Call:
       output_sign: sign of the constant scale behind the output (of the output's rank, size 1
         where it does not vary), or None where there is none or it is positive.
       input_signs: the same for each operand.
+      input_lows: for operands that are a bounded signal times a gate, lambda times the gate: a
+        closed gate lets no excitation through.
+      contrastive: the negated operation's excitation is to be subtracted (Eq. 8, 9).
     """
 
     step: Step
@@ -117,6 +132,8 @@ class Call:
     dtype: Any
     output_sign: jax.Array | None = None
     input_signs: tuple[jax.Array | None, ...] = ()
+    input_lows: tuple[jax.Array | None, ...] = ()
+    contrastive: bool = False
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -131,7 +148,10 @@ class Call:
         """h of operand ``i``: x - lambda where bounded below (Eq. 20), else max(x, 0)."""
         x, facts = self.value(i), self.step.site.operands[i]
         low, sign = facts.interval.low, self.input_signs[i] if self.input_signs else None
-        if low == -float("inf"):
+        scaled = self.input_lows[i] if self.input_lows else None
+        if scaled is not None:
+            h = jnp.maximum(x - scaled.astype(self.dtype), 0)
+        elif low == -float("inf"):
             h = jnp.maximum(x if sign is None else sign.astype(self.dtype) * x, 0)
         else:
             h = x if low == 0 else jnp.maximum(x - low, 0)

@@ -12,11 +12,12 @@ from jax import lax
 from jax.extend.core import primitives
 
 from .. import _compat, bounds
+from .control_flow import DeviceSum, Within
 from .elementwise import Elementwise, Product, Quotient
 from .linear import Affine, Difference, Sum
 from .pooling import Winner
 from .rule import CustomRule, Rule
-from .structure import Move, Select
+from .structure import Gather, Move, Select
 
 Primitive = _compat.Primitive
 
@@ -86,6 +87,7 @@ def excitation_rules(
     families: list[tuple[Rule, tuple[Primitive, ...]]] = [
         (Elementwise(), (*bounds.MONOTONE, *bounds.OTHER_UNARY)),
         (Elementwise(), (lax.integer_pow_p, lax.pow_p, lax.clamp_p)),
+        (Elementwise(), (*bounds.TRUTH, lax.and_p, lax.or_p, lax.not_p)),
         (affine, (lax.conv_general_dilated_p, lax.dot_general_p)),
         (affine, (lax.reduce_sum_p, lax.reduce_window_sum_p, lax.cumsum_p)),
         (total, (lax.add_p, primitives.add_jaxvals_p)),
@@ -97,9 +99,13 @@ def excitation_rules(
         (Winner(), (lax.sort_p, lax.cummax_p, lax.cummin_p)),
         (Move(), (lax.reshape_p, lax.transpose_p, lax.squeeze_p, lax.broadcast_in_dim_p)),
         (Move(), (lax.slice_p, lax.dynamic_slice_p, lax.dynamic_update_slice_p)),
-        (Move(), (lax.pad_p, lax.concatenate_p, lax.rev_p, lax.gather_p)),
+        (Move(), (lax.pad_p, lax.concatenate_p, lax.rev_p)),
+        (Gather(), (lax.gather_p,)),
         (Move(), _compat.existing("split", "tile", "stack", "unstack", "optimization_barrier")),
         (Select(), (lax.select_n_p,)),
+        (Within(), (_compat.scan_p, _compat.while_p, _compat.cond_p, _compat.shard_map_p)),
+        (DeviceSum(), (lax.psum_p, _compat.psum_invariant_p)),
+        (Move(), (_compat.pvary_p, lax.all_gather_p, lax.all_to_all_p, lax.ppermute_p)),
     ]
     table = {primitive: rule for rule, family in families for primitive in family}
     return RuleSet(name, MappingProxyType(table))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .rule import Plan, Refuse, Rule, Site, Structure, Through
+import jax
+import jax.numpy as jnp
+
+from .rule import Call, Flow, Plan, Refuse, Rule, Site, Structure, Through
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,19 @@ class Move(Rule):
         if not site.signals:
             return Refuse("only its indices depend on the explained input, not what they pick")
         return Structure(site.signals)
+
+
+@dataclass(frozen=True)
+class Gather(Move):
+    """R6; in a look-up of constants (an embedding), P of what was found goes to the index."""
+
+    def plan(self, site: Site) -> Plan:
+        return super().plan(site) if site.signals else Flow((1,))
+
+    def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:
+        found = p.sum(axis=call.step.site.op.params["dimension_numbers"].offset_dims)
+        parts = call.operands[1].shape[-1]  # an index into several axes is a row of several
+        return [None, jnp.broadcast_to(found[..., None] / parts, call.operands[1].shape)]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,110 @@
+"""Sharded models; test_sharding.py runs this file in a process that has eight devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import excitation_jax as ej
+
+KEYS = jax.random.split(jax.random.key(0), 4)
+X = jax.random.normal(KEYS[0], (16, 8))
+PARAMS = (
+    jax.random.normal(KEYS[1], (8, 24)),
+    jax.random.normal(KEYS[2], (24, 5)),
+    jax.random.normal(KEYS[3], (24,)),
+)
+TARGETS = jnp.arange(16) % 5
+MESH = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+
+
+def plain(params: tuple, x: jax.Array) -> jax.Array:
+    first, second, bias = params
+    return ej.tag(jax.nn.relu(x @ first + bias), "hidden") @ second
+
+
+def batch_in_parts(params: tuple, x: jax.Array) -> jax.Array:
+    return jax.shard_map(plain, mesh=MESH, in_specs=(P(), P("d")), out_specs=P("d"))(params, x)
+
+
+def features_in_parts(params: tuple, x: jax.Array) -> jax.Array:
+    """Tensor parallel: each device has three of the hidden units; the sum is over devices."""
+
+    def part(first: jax.Array, second: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
+        return lax.psum(jax.nn.relu(x @ first + bias) @ second, "d")
+
+    specs = (P(None, "d"), P("d"), P("d"), P())
+    return jax.shard_map(part, mesh=MESH, in_specs=specs, out_specs=P())(*params, x)
+
+
+def gathered(params: tuple, x: jax.Array) -> jax.Array:
+    def part(first: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
+        hidden = jax.nn.relu(x @ first + bias)
+        return lax.all_gather(hidden, "d", axis=1, tiled=True)
+
+    specs = (P(None, "d"), P("d"), P())
+    hidden = jax.shard_map(
+        part, mesh=MESH, in_specs=specs, out_specs=P(), check_vma=False
+    )(params[0], params[2], x)  # fmt: skip
+    return hidden @ params[1]
+
+
+def test_there_are_eight_devices() -> None:
+    assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize("contrastive", [False, True])
+@pytest.mark.parametrize("model", [batch_in_parts, gathered])
+def test_shard_map_inside_the_model(model: Callable, contrastive: bool) -> None:
+    wanted = ej.excitation_vjp(plain, PARAMS, X, TARGETS, contrastive=contrastive)
+    found = ej.excitation_vjp(model, PARAMS, X, TARGETS, contrastive=contrastive)
+    np.testing.assert_allclose(found.outputs, wanted.outputs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.mwp, wanted.mwp, rtol=1e-4, atol=1e-7)
+
+
+def test_features_in_parts_against_the_sum_written_out() -> None:
+    """Eq. 19 at the sum over devices, so the shares are not those of one large dot product."""
+
+    def written_out(params: tuple, x: jax.Array) -> jax.Array:
+        first, second, bias = params
+        parts = [
+            jax.nn.relu(x @ first[:, i : i + 3] + bias[i : i + 3]) @ second[i : i + 3]
+            for i in range(0, 24, 3)
+        ]
+        return jnp.stack(parts).sum(0)
+
+    for contrastive in (False, True):
+        found = ej.excitation_vjp(features_in_parts, PARAMS, X, TARGETS, contrastive=contrastive)
+        wanted = ej.excitation_vjp(written_out, PARAMS, X, TARGETS, contrastive=contrastive)
+        np.testing.assert_allclose(found.outputs, wanted.outputs, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.mwp, wanted.mwp, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [None, "hidden"])
+def test_shard_map_around_the_explanation(layer: str | None) -> None:
+    def explain(params: tuple, x: jax.Array, targets: jax.Array) -> jax.Array:
+        return ej.excitation_vjp(plain, params, x, targets, layer=layer, contrastive=True).mwp
+
+    sharded = jax.shard_map(
+        explain, mesh=MESH, in_specs=(P(), P("d"), P("d")), out_specs=P("d")
+    )  # fmt: skip
+    wanted = explain(PARAMS, X, TARGETS)
+    np.testing.assert_allclose(sharded(PARAMS, X, TARGETS), wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("model", [plain, batch_in_parts])
+def test_sharded_arrays(model: Callable) -> None:
+    x = jax.device_put(X, NamedSharding(MESH, P("d")))
+    wanted = ej.excitation_vjp(plain, PARAMS, X, TARGETS, contrastive=True).mwp
+    found = jax.jit(
+        lambda x: ej.excitation_vjp(model, PARAMS, x, TARGETS, contrastive=True).mwp
+    )(x)  # fmt: skip
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
+    assert len(found.sharding.device_set) == 8

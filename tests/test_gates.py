@@ -1,0 +1,214 @@
+"""Signals and gates (R5, R7): attention, gated units, recurrent cells, normalisers, look-ups.
+
+Each is compared with its formula, written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import excitation_jax as ej
+
+KEYS = jax.random.split(jax.random.key(0), 8)
+X = jax.random.normal(KEYS[0], (5, 6))
+U, V, W = (jax.random.normal(key, (6, 6)) for key in KEYS[1:4])
+
+
+def mwp(f: Callable, x: jax.Array, p: jax.Array, **options: bool) -> np.ndarray:
+    return np.asarray(jax.vjp(ej.excite(f, **options), x)[1](p)[0])
+
+
+def affine(h: np.ndarray, w: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Eq. 6 for rows h (n, a), weights (a, b) and probabilities (n, b)."""
+    h, w = np.asarray(h, float), np.maximum(np.asarray(w, float), 0)
+    total = h @ w
+    return h * (np.divide(p, total, out=np.zeros_like(total), where=total > 0) @ w.T)
+
+
+P = np.asarray(jax.nn.softmax(jax.random.normal(KEYS[4], (5, 6)).ravel()).reshape(5, 6))
+
+
+def softmaxes() -> list[Callable]:
+    def by_hand(s: jax.Array) -> jax.Array:
+        e = jnp.exp(s)
+        return e / e.sum(-1, keepdims=True)
+
+    def masked(s: jax.Array) -> jax.Array:
+        return jax.nn.softmax(jnp.where(jnp.tri(5, dtype=bool), s, -1e9))
+
+    return [jax.nn.softmax, by_hand, masked, jax.nn.sigmoid]
+
+
+@pytest.mark.parametrize("weights_of", softmaxes())
+def test_attention_is_affine_in_the_values(weights_of: Callable) -> None:
+    def attend(x: jax.Array) -> jax.Array:
+        return weights_of((x @ U) @ (x @ V).T) @ (x @ W)
+
+    a = np.asarray(weights_of((X @ U) @ (X @ V).T), float)
+    values = np.maximum(X @ W, 0)
+    at_values = affine(values.T, a.T, P.T).T
+    wanted = affine(np.maximum(X, 0), W, at_values)
+    np.testing.assert_allclose(mwp(attend, X, P), wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_attention_whose_probabilities_come_second(order: int) -> None:
+    def attend(x: jax.Array) -> jax.Array:
+        a = jax.nn.softmax(x @ U[:, :5])
+        return jnp.einsum("ij,jk->ik", *(a, x)[::order]) if order == 1 else (x.T @ a.T).T
+
+    a = np.asarray(jax.nn.softmax(X @ U[:, :5]), float)
+    wanted = affine(np.maximum(X, 0).T, a.T, P.T).T
+    np.testing.assert_allclose(mwp(attend, X, P), wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_dot_product_attention_of_jax() -> None:
+    x = jax.random.normal(KEYS[5], (2, 5, 3, 4))
+
+    def attend(x: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(x + 1, x * 2, x, is_causal=True)
+
+    found = mwp(attend, x, jnp.ones(x.shape) / x.size)
+    scores = np.einsum("bthd,bshd->bhts", x + 1, x * 2) / 2
+    a = jax.nn.softmax(jnp.where(jnp.tri(5, dtype=bool), scores, -np.inf), axis=-1)
+    for b in range(2):
+        for head in range(3):
+            p = np.full((5, 4), 1 / x.size)
+            wanted = affine(np.maximum(x[b, :, head], 0).T, a[b, head].T, p.T).T
+            np.testing.assert_allclose(found[b, :, head], wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "gated",
+    [
+        lambda a, b: jax.nn.sigmoid(a) * b,
+        lambda a, b: b * jax.nn.sigmoid(a),
+        lambda a, b: jax.nn.silu(a) * b,
+        lambda a, b: b * jax.nn.gelu(a),
+        lambda a, b: jax.nn.relu(a) * b,
+        lambda a, b: jax.nn.hard_sigmoid(a) * b,
+        lambda a, b: nn.glu(jnp.concatenate([b, a], -1)),
+    ],
+    ids=["GLU", "GLU reversed", "SwiGLU", "GEGLU", "ReGLU", "hard sigmoid", "nn.glu"],
+)
+def test_of_a_gated_unit_the_linear_half_gets_all(gated: Callable) -> None:
+    found = mwp(lambda x: gated(x @ U, x @ V), X, P)
+    np.testing.assert_allclose(found, affine(np.maximum(X, 0), V, P), rtol=1e-4, atol=1e-7)
+
+
+def test_squeeze_and_excitation() -> None:
+    def block(x: jax.Array) -> jax.Array:
+        x = jax.nn.relu(x @ U)
+        return x * jax.nn.sigmoid(jax.nn.relu(x.mean(0) @ V) @ W)
+
+    wanted = affine(np.maximum(X, 0), U, P)
+    np.testing.assert_allclose(mwp(block, X, P), wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_a_closed_gate_lets_nothing_through() -> None:
+    """h of a gated signal is gate * (x - lambda), so that it is 0 where the gate is."""
+
+    def mixed(x: jax.Array) -> jax.Array:
+        gate = jax.nn.relu(jnp.sign(x[:, :1]))  # exactly 0 or 1
+        return gate * jnp.tanh(x @ U) + jnp.tanh(x @ V)
+
+    open_ = np.maximum(np.sign(X[:, :1]), 0)
+    assert 0 < open_.sum() < len(X)
+    h = open_ * (np.tanh(X @ U) + 1), np.tanh(X @ V) + 1
+    shares = [P * part / (h[0] + h[1]) for part in h]
+    wanted = sum(affine(np.maximum(X, 0), w, p) for w, p in zip((U, V), shares, strict=True))
+    # tanh(x) + 1 is only good to 1e-7 near -1.
+    np.testing.assert_allclose(mwp(mixed, X, P), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_update_gate_mixes_bounds() -> None:
+    """g * a + (1 - g) * b lies between a and b, so a GRU's state is bounded by -1."""
+    cell = nn.RNN(nn.GRUCell(4))
+    x = jax.random.normal(KEYS[6], (2, 5, 3))
+    params = cell.init(KEYS[7], x)
+    report = ej.explain_rules(cell.apply, params, x)
+    (scan,) = [row for row in report.rows if row.primitive == "scan"]
+    assert scan.lower_bound == -1
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, lambda: nn.GroupNorm(2)])
+def test_a_normaliser_passes_probability_and_its_scale_has_a_sign(norm: Callable) -> None:
+    module = norm()
+    params = module.init(KEYS[7], X)
+    scale = jnp.array([1.0, -1, 2, -2, 0.5, -0.5])
+    params = jax.tree.map(lambda a: scale if a.shape == (6,) and a[0] == 1 else a, params)
+    found = mwp(lambda x: jax.nn.relu(module.apply(params, x @ U)), X, P)
+    wanted = affine(np.maximum(X, 0), U * np.sign(scale), P)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_two_signals_are_refused_by_name() -> None:
+    with pytest.raises(ej.UnsupportedPrimitiveError, match="dot_general.*neither of them recogn"):
+        ej.excite(lambda x: (x @ U) @ (x @ V).T)(X)
+    with pytest.raises(ej.UnsupportedPrimitiveError, match="mul.*neither of them recognised"):
+        ej.excite(lambda x: (x @ U) * (x @ V))(X)
+
+
+TOKENS = jnp.array([[3, 0, 2, 2], [1, 1, 0, 3]])
+TABLE = jnp.abs(jax.random.normal(KEYS[5], (4, 6)))
+
+
+def look_ups() -> list[Callable]:
+    embed = nn.Embed(4, 6)
+    return [
+        lambda t: TABLE[t],
+        lambda t: jnp.take(TABLE, t, axis=0),
+        lambda t: embed.apply({"params": {"embedding": TABLE}}, t),
+        lambda t: jax.nn.one_hot(t, 4) @ TABLE,
+        lambda t: TABLE[jnp.clip(t, 0, 3)],
+    ]
+
+
+@pytest.mark.parametrize("look_up", look_ups())
+def test_probability_per_token(look_up: Callable) -> None:
+    def model(w: jax.Array, tokens: jax.Array) -> jax.Array:
+        return ej.tag(look_up(tokens), "found").sum(1) @ w
+
+    result = ej.excitation_vjp(model, W, TOKENS, 2)
+    assert result.mwp.shape == TOKENS.shape and result.mwp.dtype == jnp.float32
+    found = ej.excitation_vjp(model, W, TOKENS, 2, layer="found").mwp
+    np.testing.assert_allclose(result.mwp, found.sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(result.mwp.sum(1), 1, rtol=1e-5)
+
+
+def test_integers_used_as_numbers_are_refused() -> None:
+    with pytest.raises(TypeError, match="the input x is int32.*convert it"):
+        ej.excitation_vjp(lambda w, x: x.astype(float) @ w, W[:4], TOKENS, 0)
+
+
+def test_a_class_token_takes_no_probability() -> None:
+    """Constants that are joined to the tokens are no neurons, also behind a layer."""
+    token = jnp.ones((1, 6))
+
+    def model(w: jax.Array, x: jax.Array) -> jax.Array:
+        tokens = jnp.concatenate([token, x]) + 0.1
+        tokens = (tokens - tokens.mean(-1, keepdims=True)) * 2
+        values = ej.tag(tokens @ jnp.abs(w), "values")
+        return (jax.nn.softmax(tokens @ tokens.T) @ values)[:1]
+
+    found = ej.excitation_vjp(model, W, X, 0, layer="values").mwp
+    assert (found[0] == 0).all()
+    np.testing.assert_allclose(found.sum(), 1, rtol=1e-5)
+
+
+def test_a_hidden_state_that_wraps_around_is_followed_to_its_start() -> None:
+    """cumsum and scan of the same recurrence agree."""
+
+    def scanned(x: jax.Array) -> jax.Array:
+        return lax.scan(lambda s, x: (s + x, s + x), jnp.zeros(6), x)[1]
+
+    x = jnp.abs(X)
+    found, wanted = (mwp(f, x, P) for f in (scanned, lambda x: jnp.cumsum(x, 0)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
