@@ -3,7 +3,8 @@
 from .errors import UnsupportedPrimitiveError
 from .explain import Excitation, attention_map, excitation_vjp, layers, tag
 from .layers import Layer
-from .report import RuleReport, explain_rules
+from .nnx import nnx_fn
+from .report import RuleReport, RuleRow, explain_rules
 from .rules import EXCITATION, EXCITATION_RESIDUAL, EXCITATION_TORCHRAY, RuleSet
 from .targets import top_down_signal
 from .transform import excite
@@ -17,6 +18,7 @@ __all__ = [
     "Excitation",
     "Layer",
     "RuleReport",
+    "RuleRow",
     "RuleSet",
     "UnsupportedPrimitiveError",
     "attention_map",
@@ -24,6 +26,7 @@ __all__ = [
     "excite",
     "explain_rules",
     "layers",
+    "nnx_fn",
     "tag",
     "top_down_signal",
 ]
