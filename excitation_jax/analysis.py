@@ -137,7 +137,7 @@ class Plan:
         above = set(explained)
         _spread_upwards(self.program, above)
         missing = [
-            (op.primitive.name, self.path(program, op), op.source, self.refused[op])
+            (op.primitive, self.path(program, op), op.source, self.refused[op])
             for program, op in self.program.all_ops()
             if op in self.refused and above.intersection(op.inputs)
         ]
@@ -211,7 +211,8 @@ def _plan_program(plan: Plan, program: Program, rules: RuleSet) -> None:
             continue
         path = plan.path(program, op)
         site = Site(op, plan.facts, path)
-        rule = rules.rule_for(op.primitive, path)
+        call = op.params["name"] if op.primitive is _compat.jit_p else None
+        rule = rules.rule_for(op.primitive, path, call)
         what = Refuse(_compat.why_unknown(op.primitive)) if rule is None else rule.plan(site)
         if isinstance(what, Inside):
             what = _plan_inside(plan, op, rules)

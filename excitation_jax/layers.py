@@ -162,6 +162,8 @@ def _operation_label(plan: Plan, program: Program, op: Op) -> str | None:
     step = plan.steps.get(op)
     if step is None or op.outputs[0] not in plan.reached:
         return None
+    if op.primitive is _compat.jit_p:
+        return str(op.params["name"])
     if op.call is not None:
         inside = [o for o in _same_call(program, op) if o.call == op.call]
         return op.call if op is inside[-1] else None

@@ -158,7 +158,7 @@ def _prepare(
         return model_fn(*jax.tree.unflatten(tree, leaves))
 
     try:
-        program, closed, out_shape = trace(flat, *leaves)
+        program, closed, out_shape = trace(flat, *leaves, closed_calls=rules.call_names)
     except Exception as error:
         error.add_note("raised while excitation_jax traced the model function")
         raise

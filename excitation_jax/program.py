@@ -103,7 +103,8 @@ class Program:
     ``captured`` are the arrays that the function closed over; their values may be tracers and
     are given to every evaluation. ``constants`` are arrays inside calls, with their values.
     ``parent`` is the program that holds the loop or branch whose body this one is. ``owners``
-    names the modules that inputs are parameters of, ``path`` is the stack of scopes around all.
+    names the modules that inputs are parameters of, ``path`` is the stack of scopes around all,
+    ``closed_calls`` are jitted functions that are not opened.
     """
 
     inputs: tuple[Value, ...]
@@ -115,6 +116,7 @@ class Program:
     parent: Program | None = None
     owners: dict[Value, str] = field(default_factory=dict)
     path: tuple[str, ...] = ()
+    closed_calls: frozenset[str] = frozenset()
 
     def all_ops(self, sharded: bool = True) -> Iterator[tuple[Program, Op]]:
         """Every operation with the program that holds it, those inside another one before it.
@@ -154,8 +156,13 @@ class Program:
         return roots.pop() if len(roots) == 1 else None
 
 
-def trace(fn: Callable[..., Any], *args: Any) -> tuple[Program, Any, Any]:
+def trace(
+    fn: Callable[..., Any], *args: Any, closed_calls: frozenset[str] = frozenset()
+) -> tuple[Program, Any, Any]:
     """Traces ``fn(*args)``.
+
+    Args:
+      closed_calls: names of jitted functions that stay one operation.
 
     Returns:
       The flat program (its inputs are the leaves of ``args``), the closed jaxpr, and the tree
@@ -166,6 +173,7 @@ def trace(fn: Callable[..., Any], *args: Any) -> tuple[Program, Any, Any]:
     program = Program(
         inputs=tuple(_value(var.aval) for var in jaxpr.invars),
         captured=tuple(_value(var.aval) for var in jaxpr.constvars),
+        closed_calls=closed_calls,
     )
     context = _Context((), None, (), ())
     outputs = _inline(program, jaxpr, [*program.captured, *program.inputs], context)
@@ -202,7 +210,8 @@ def _inline(
             path=context.path + _compat.scopes(eqn.source_info),
             source_infos=(eqn.source_info, *context.source_infos),
         )
-        if eqn.primitive in _compat.INLINED:
+        stays = eqn.primitive is _compat.jit_p and eqn.params["name"] in program.closed_calls
+        if eqn.primitive in _compat.INLINED and not stays:
             inner, const_values = _open(program, _compat.body(eqn.primitive, eqn.params), here)
             if eqn.primitive is _compat.jit_p:
                 name = _function_name(eqn.params["name"], inner)
@@ -244,7 +253,9 @@ def _nest(program: Program, eqn: Any, inputs: Sequence[Value], context: _Context
         inside = context._replace(regions=(), steps=steps)
         opened, consts = _compat.opened(jaxpr)
         arguments = tuple(_value(var.aval, None, steps) for var in opened.invars)
-        inner = Program(arguments, parent=program, path=context.path)
+        inner = Program(
+            arguments, parent=program, path=context.path, closed_calls=program.closed_calls
+        )
         _, const_values = _open(inner, (opened, consts), inside)
         inner.outputs = tuple(_inline(inner, opened, [*const_values, *arguments], inside))
         return inner

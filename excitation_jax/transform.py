@@ -81,7 +81,7 @@ def excite(
         def flat(*leaves: Any) -> Any:
             return fn(*jax.tree.unflatten(tree, leaves), **kwargs)
 
-        program, closed, out_shape = trace(flat, *leaves)
+        program, closed, out_shape = trace(flat, *leaves, closed_calls=rules.call_names)
         inputs = [v for v, owner in zip(program.inputs, owners, strict=True) if owner in positions]
         plan = analyse(program, inputs, rules, contrastive=contrastive)
         plan.require_rules(inputs)

@@ -29,6 +29,7 @@ class RuleSet:
     Args:
       name: shown by `explain_rules`.
       table: rule by primitive.
+      calls: rule by name of a jitted function, which then is one operation.
       scopes: ``(pattern, rules)`` pairs; where a module path matches the shell-style pattern,
         those rules hold. Later pairs win.
 
@@ -49,26 +50,53 @@ class RuleSet:
     name: str
     table: Mapping[Primitive, Rule]
     scopes: tuple[tuple[str, RuleSet], ...] = field(default=())
+    calls: Mapping[str, Rule] = field(default_factory=lambda: MappingProxyType({}))
 
-    def rule_for(self, primitive: Primitive, path: str) -> Rule | None:
-        """The rule for a primitive in the module at ``path``; None if there is none."""
+    def rule_for(self, primitive: Primitive, path: str, call: str | None = None) -> Rule | None:
+        """The rule for a primitive in the module at ``path``; None if there is none.
+
+        Args:
+          call: the name of the jitted function, where it is the call of one.
+        """
         for pattern, rules in reversed(self.scopes):
             if fnmatch.fnmatchcase(path, pattern):
-                return rules.rule_for(primitive, path)
-        return self.table.get(primitive)
+                return rules.rule_for(primitive, path, call)
+        return self.table.get(primitive) if call is None else self.calls.get(call)
 
-    def replace(self, rules: Mapping[Primitive, Rule | Callable[..., Any]]) -> RuleSet:
-        """A new rule set with these rules in place of, or added to, the present ones."""
-        for primitive, rule in rules.items():
-            if not isinstance(primitive, Primitive):
-                raise TypeError(
-                    f"rules are given by JAX primitive (jax.lax.add_p, say), not {primitive!r}"
-                )
+    @property
+    def call_names(self) -> frozenset[str]:
+        """Names of the jitted functions that have a rule in some part of a model."""
+        return frozenset(self.calls).union(*(rules.call_names for _, rules in self.scopes))
+
+    def replace(
+        self, rules: Mapping[Primitive | Callable[..., Any], Rule | Callable[..., Any]]
+    ) -> RuleSet:
+        """A new rule set with these rules in place of, or added to, the present ones.
+
+        Args:
+          rules: rules by JAX primitive, or by jitted function (recognised by its name), which
+            then is one operation, whatever is inside: a Pallas kernel or an FFI call, say.
+
+        Raises:
+          TypeError: a key is neither, or a rule is not callable.
+        """
+        table, calls = dict(self.table), dict(self.calls)
+        for key, rule in rules.items():
             if not callable(rule) and not isinstance(rule, Rule):
-                raise TypeError(f"the rule for {primitive.name} is not callable: {rule!r}")
-        made = {p: r if isinstance(r, Rule) else CustomRule(r) for p, r in rules.items()}
-        table = MappingProxyType({**self.table, **made})
-        return replace(self, name=f"{self.name}+", table=table)
+                raise TypeError(f"the rule for {key!r} is not callable: {rule!r}")
+            made = rule if isinstance(rule, Rule) else CustomRule(rule)
+            if isinstance(key, Primitive):
+                table[key] = made
+            elif hasattr(key, "lower") and hasattr(key, "__name__"):
+                calls[key.__name__] = made
+            else:
+                raise TypeError(
+                    "rules are given by JAX primitive (jax.lax.add_p, say) or by function "
+                    f"decorated with jax.jit, not {key!r}"
+                )
+        return replace(
+            self, name=f"{self.name}+", table=MappingProxyType(table), calls=MappingProxyType(calls)
+        )
 
     def scoped(self, pattern: str, rules: RuleSet) -> RuleSet:
         """A new rule set that uses ``rules`` in modules whose path matches ``pattern``.
