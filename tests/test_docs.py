@@ -40,8 +40,9 @@ def test_public_names_are_documented() -> None:
 def test_python_blocks(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     assert blocks
+    names: dict = {}  # the blocks of a page follow on each other
     for block in blocks:
-        exec(compile(block, page.name, "exec"), {})
+        exec(compile(block, page.name, "exec"), names)
     if page.name == "README.md":
         assert "(1, 3, 96, 96)" in capsys.readouterr().out
 
