@@ -112,7 +112,7 @@ def why_unknown(primitive: Primitive) -> str:
     if primitive.name == "call_hi_primitive":
         return (
             "one of JAX's opt-in hi-primitives, which hides the operations inside it: switch off "
-            "jax_remat3, jax_custom_vjp3 and jax_custom_jvp3"
+            "jax_remat3, jax_scan3, jax_custom_vjp3 and jax_custom_jvp3"
         )
     return "no rule for this primitive"
 

@@ -232,3 +232,39 @@ def test_every_offender_inside_is_named() -> None:
 
     with pytest.raises(ej.UnsupportedPrimitiveError, match="2 operation"):
         ej.excite(model)(X)
+
+
+def hidden_forms() -> dict[str, Callable]:
+    """Models by the option of JAX that turns a part of them into a hi-primitive."""
+    halve = jax.custom_vjp(lambda x: x / 2)
+    halve.defvjp(lambda x: (x / 2, None), lambda _, g: (g / 2,))
+    double = jax.custom_jvp(lambda x: x * 2)
+    double.defjvps(lambda t, _, x: t * 2)
+    models = {
+        "jax_remat3": lambda x: jax.checkpoint(jnp.sin)(x) * 2,
+        "jax_custom_vjp3": lambda x: halve(x) * 2,
+        "jax_custom_jvp3": lambda x: double(x) * 2,
+        "jax_scan3": lambda x: lax.scan(lambda c, _: (c * 2, None), x, length=2)[0],
+    }
+    return {name: model for name, model in models.items() if hasattr(jax.config, name)}
+
+
+@pytest.mark.parametrize("option", hidden_forms())
+def test_forms_that_hide_what_is_inside_are_refused(option: str) -> None:
+    """JAX has some of these options only from a version on; where it has one, it is tested."""
+    before = getattr(jax.config, option)
+    jax.config.update(option, True)
+    try:
+        jaxpr = jax.make_jaxpr(hidden_forms()[option])(X)
+        hidden = any(eqn.primitive.name == "call_hi_primitive" for eqn in jaxpr.eqns)
+        # jax 0.10 has the option for custom_vjp but not yet the form.
+        assert hidden or jax.__version__.startswith("0.10")
+        # jax_scan3 also makes arrays that are written in place, and those are met first.
+        reason = "new_ref" if option == "jax_scan3" else f"hi-primitives.*{option}"
+        if hidden:
+            with pytest.raises(ej.UnsupportedPrimitiveError, match=reason):
+                ej.excite(hidden_forms()[option])(X)
+        else:
+            jax.vjp(ej.excite(hidden_forms()[option]), X)
+    finally:
+        jax.config.update(option, before)
