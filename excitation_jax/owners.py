@@ -39,6 +39,13 @@ def module_of(path: tuple[Any, ...]) -> str | None:
     return "/".join(parts[:-1] if any(names[:-1]) else parts)
 
 
+def name_owners(program: Program, arguments: tuple[Any, ...]) -> None:
+    """Names the modules of a program's inputs, given as the pytrees of its arguments."""
+    for path, value in jax.tree_util.tree_leaves_with_path(arguments):
+        if (owner := module_of(path[1:])) is not None:
+            program.owners[value] = owner
+
+
 def values_of_owners(plan: Plan, program: Program) -> Iterator[tuple[str, Value]]:
     """(module, value): the last value of each run of operations that consume one's parameters."""
     run: tuple[str, Value] | None = None

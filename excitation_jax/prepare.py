@@ -15,7 +15,7 @@ from .analysis import Plan, analyse
 from .carriers import carrier_dtype
 from .geometry import Geometry
 from .layers import Layer, LayerTable, choose, find_layers
-from .owners import module_of
+from .owners import name_owners
 from .program import Program, Value, trace
 from .rules.ruleset import RuleSet
 from .targets import prior_leaves, signal
@@ -164,9 +164,7 @@ def _prepare(
         raise
     arguments = jax.tree.unflatten(tree, program.inputs)
     explained = jax.tree.leaves(arguments[-1])
-    for path, value in jax.tree_util.tree_leaves_with_path(arguments):
-        if (owner := module_of(path[1:])) is not None:
-            program.owners[value] = owner
+    name_owners(program, arguments)
     plan = analyse(program, explained, rules, contrastive=contrastive)
     chosen = []
     if names:

@@ -23,6 +23,7 @@ from . import _compat
 from .analysis import Plan, analyse
 from .carriers import carrier, carrier_dtype
 from .evaluation import evaluate
+from .owners import name_owners
 from .program import Op, Value, trace
 from .rules.ruleset import EXCITATION, RuleSet
 
@@ -82,6 +83,7 @@ def excite(
             return fn(*jax.tree.unflatten(tree, leaves), **kwargs)
 
         program, closed, out_shape = trace(flat, *leaves, closed_calls=rules.call_names)
+        name_owners(program, jax.tree.unflatten(tree, program.inputs))
         inputs = [v for v, owner in zip(program.inputs, owners, strict=True) if owner in positions]
         plan = analyse(program, inputs, rules, contrastive=contrastive)
         plan.require_rules(inputs)

@@ -137,6 +137,9 @@ def test_other_rules_in_a_part_of_a_model(how: str) -> None:
         ej.excitation_vjp(model_fn, params, X, 0, rules=r).mwp
         for r in (ej.EXCITATION, rules, changed)
     )
+    _, vjp = jax.vjp(ej.excite(model_fn, argnums=1, rules=rules), params, X)
+    prior = jax.nn.one_hot(jnp.zeros(4, int), 3)
+    np.testing.assert_allclose(vjp(prior)[1], scoped, rtol=1e-5, atol=1e-7)
     assert jnp.abs(scoped - default).max() > 1e-3 and jnp.abs(scoped - everywhere).max() > 1e-3
 
 
