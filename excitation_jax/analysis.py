@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from . import _compat
 from .errors import UnsupportedPrimitiveError
 from .facts import FactTable
+from .initial import find_initial
 from .orientation import SignReader, orientations
 from .program import Op, Program, Value
 from .rules.elementwise import Product
@@ -272,6 +273,7 @@ def _look_behind(plan: Plan) -> None:
     programs = dict.fromkeys([plan.program, *(held for held, _ in plan.program.all_ops())])
     for program in programs:
         plan.orientations |= orientations(program, plan.facts, consumers)
+    initial = find_initial(plan)
     for step in plan.steps.values():
         if isinstance(step.plan, Flow):
             op = step.site.op
@@ -279,6 +281,7 @@ def _look_behind(plan: Plan) -> None:
             step.oriented_inputs = tuple(plan.orientations.get(value) for value in op.inputs)
             step.identity_skip = _identity_skip(plan.facts, op)
             step.gated_inputs = tuple(_gated(plan, value) for value in op.inputs)
+            step.initial_inputs = tuple(initial.get(value, {}) for value in op.inputs)
 
 
 def _gated(plan: Plan, value: Value) -> tuple[float, Value] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,29 @@ from jax import lax
 
 from . import _compat
 from .analysis import Plan
-from .program import Value
+from .program import Op, Program, Value
 from .rules.rule import Call, Flow, Step, Structure, Through
 
 Arrays = dict[Value, jax.Array]
 #: Carriers by phase and value: True before the first affine operation of a contrastive pass.
 Carried = dict[tuple[bool, Value], jax.Array]
+
+
+class Evaluation(NamedTuple):
+    """What stays the same during one evaluation of a program.
+
+    Attributes:
+      taps: zeros to add to the carriers of values, by value, and meters of operations (see
+        `_carry`). Inside a loop they have lost the axis of its steps.
+      constants: the values that do not depend on the explained input.
+      first: for the loops around, by body, whether this is the first step.
+    """
+
+    plan: Plan
+    taps: Mapping[Value | Op, jax.Array]
+    constants: Arrays
+    program: Program
+    first: Mapping[Program, jax.Array]
 
 
 def carrier_dtype(value: Value) -> Any:
@@ -41,18 +58,13 @@ def read_value(env: Mapping[Value, Any], value: Value) -> Any:
     return env[value] if value.literal is None else value.literal
 
 
-def carry_on(
-    plan: Plan, step: Step, upper: bool, constants: Arrays, env: Arrays, carried: Carried,
-    meter: jax.Array | None = None,
-) -> None:  # fmt: skip
+def carry_on(run: Evaluation, step: Step, upper: bool, env: Arrays, carried: Carried) -> None:
     """Makes the carriers of an operation's outputs in one phase, where a source has one.
 
     Args:
-      constants: the program's values that do not depend on the explained input. env: all values.
-      meter: a zero whose cotangent is the probability that ends at the operation: at units with
-        no excitatory input.
+      env: the values. carried: the carriers so far.
     """
-    op = step.site.op
+    op, plan = step.site.op, run.plan
     contrastive = upper and step.contrastive  # what passes it is in the lower phase from then on
     below = {
         value: carried[upper and not contrastive, value]
@@ -66,7 +78,7 @@ def carry_on(
     elif isinstance(step.plan, Structure):
         made = _move(step, env, below)
     else:
-        made = _flow(constants, step, env, below, contrastive, meter)
+        made = _flow(run, step, env, below, contrastive)
     for value, array in zip(op.outputs, made, strict=True):
         if upper in plan.phases(value):
             carried[upper, value] = array.astype(carrier_dtype(value))
@@ -94,18 +106,24 @@ _INDICES = {
 
 
 def _flow(
-    constants: Arrays, step: Step, env: Arrays, below: Arrays, contrastive: bool,
-    meter: jax.Array | None,
-) -> list[jax.Array]:  # fmt: skip
+    run: Evaluation, step: Step, env: Arrays, below: Arrays, contrastive: bool
+) -> list[jax.Array]:
     op = step.site.op
     assert isinstance(step.plan, Flow)
     sources = tuple(i for i in step.plan.sources if op.inputs[i] in below)
     readers = (step.oriented_output, *step.oriented_inputs)
-    signs = [None if reader is None else reader(constants.__getitem__) for reader in readers]
+    signs = [None if reader is None else reader(run.constants.__getitem__) for reader in readers]
     lows = [None if gated is None else gated[0] * env[gated[1]] for gated in step.gated_inputs]
+    masks = [
+        functools.reduce(jnp.logical_or, [run.first[body] & at for body, at in initial.items()])
+        if initial
+        else None
+        for initial in step.initial_inputs
+    ]
     operands = [jnp.asarray(read_value(env, value)) for value in op.inputs]
     carriers = [below[op.inputs[i]] for i in sources]
-    return _carry(step, sources, contrastive, carriers, meter, (operands, signs, lows))
+    known = operands, signs, lows, masks
+    return _carry(step, sources, contrastive, carriers, run.taps.get(op), known)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -117,9 +135,11 @@ def _carry(
 
     Args:
       sources: positions of the operands whose carriers are given.
-      meter: see `carry_on`.
-      known: what the rule needs: the operands, the signs of the scales behind the output and each
-        operand (see orientation.py), and lambda times the gate of each operand that has one.
+      meter: a zero, or None; its cotangent is the probability that ends at the operation, at
+        units without excitatory input.
+      known: what the rule needs: the operands; the signs of the scales behind the output and each
+        operand (see orientation.py); for each operand lambda times its gate, and which elements
+        are constants in this step of a loop.
     """
     return [carrier(value) for value in step.site.op.outputs]
 
@@ -134,10 +154,11 @@ def _carry_forward(
 def _carry_backward(
     step: Step, sources: tuple[int, ...], contrastive: bool, saved: tuple, p: list[jax.Array]
 ) -> tuple:
-    ((operands, signs, lows), meter), op = saved, step.site.op
+    ((operands, signs, lows, masks), meter), op = saved, step.site.op
     call = Call(
-        step, tuple(operands), p[0].dtype, signs[0], tuple(signs[1:]), tuple(lows), contrastive
-    )
+        step, tuple(operands), p[0].dtype, signs[0], tuple(signs[1:]), tuple(lows), tuple(masks),
+        contrastive,
+    )  # fmt: skip
     shares = step.rule.backward(call, p[0] if len(p) == 1 else tuple(p))
     checked = [_checked(step, shares, i, op.inputs[i]) for i in sources]
     if meter is not None:

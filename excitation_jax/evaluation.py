@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from . import _compat, inside
 from .analysis import Plan
-from .carriers import Arrays, Carried, carrier, carry_on, read_value
-from .program import Op, Program, Value
+from .carriers import Arrays, Carried, Evaluation, carrier, carry_on, read_value
+from .program import Op, Value
 from .rules.rule import Inside
 
 
@@ -39,24 +39,10 @@ def evaluate(
         if value in taps
         for upper in plan.phases(value)
     }
-    evaluate_program(Evaluation(plan, taps, {}, program), env, carried)
+    evaluate_program(Evaluation(plan, taps, {}, program, {}), env, carried)
     outputs = [read_value(env, value) for value in program.outputs]
     starts = [(bool(plan.upper), value) for value in program.outputs]
     return outputs, [carried[key] if key in carried else carrier(key[1]) for key in starts]
-
-
-class Evaluation(NamedTuple):
-    """What stays the same during one evaluation of a program.
-
-    Attributes:
-      taps: by value or operation. Inside a loop they have lost the axis of its steps.
-      constants: the values that do not depend on the explained input.
-    """
-
-    plan: Plan
-    taps: Mapping[Value | Op, jax.Array]
-    constants: Arrays
-    program: Program
 
 
 def evaluate_program(run: Evaluation, env: Arrays, carried: Carried) -> None:
@@ -149,7 +135,7 @@ def _evaluate(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
     else:
         _bind(op, env)
         for upper in sorted({u for value in op.outputs for u in run.plan.phases(value)}):
-            carry_on(run.plan, step, upper, run.constants, env, carried, run.taps.get(op))
+            carry_on(run, step, upper, env, carried)
     for value in op.outputs:
         if value in run.taps:
             for upper in run.plan.phases(value):

@@ -12,7 +12,7 @@ from jax import lax
 from . import _compat, bounds, structures
 from .bounds import ANYTHING, Interval
 from .fixed import fixed_elements, fixed_elementwise
-from .program import Op, Program, Value
+from .program import Nest, Op, Program, Value
 
 
 @dataclass(eq=False, slots=True)
@@ -57,6 +57,8 @@ class FactTable:
 
     def __init__(self, program: Program, explained: Sequence[Value]):
         self._table: dict[Value, Facts] = {}
+        #: Where a loop's first step has constants: by value, (body, pattern as in fixed.py).
+        self.initial: dict[Value, dict[Program, np.ndarray]] = {}
         for value in program.inputs:
             active, owner = value in explained, program.owners.get(value)
             owners = frozenset([] if active or owner is None else [owner])
@@ -110,6 +112,13 @@ class FactTable:
             for value in op.outputs:
                 self._new(value, Facts(True, interval, gate=moved, fixed=fixed, producer=op))
 
+    def _note_initial(self, body: Program, nest: Nest) -> None:
+        """Keeps what the first walk through a loop's body, its first step, found to be fixed."""
+        for op in body.ops if nest.carries else ():
+            for value in op.outputs:
+                if (pattern := self[value].fixed) is not None:
+                    self.initial.setdefault(value, {})[body] = pattern
+
     def _visit_constant(self, op: Op, inputs: list[Facts]) -> None:
         interval = bounds.output_interval(op, [facts.interval for facts in inputs])
         learned = any(facts.learned for facts in inputs)
@@ -158,6 +167,7 @@ class FactTable:
             ):
                 self._new(value, _at_border(facts, moved=nest.stacked_input(i)))
             self._visit_program(body)
+            self._note_initial(body, nest)
         settled, rounds = not nest.carries, 0
         while not settled:
             (body,), settled, rounds = nest.bodies, True, rounds + 1

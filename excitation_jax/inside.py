@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from . import _compat, evaluation
-from .carriers import Arrays, Carried, carrier, read_value
+from .carriers import Arrays, Carried, Evaluation, carrier, read_value
 from .program import Nest, Op, Program, Value
 from .rules.rule import Step
-
-if TYPE_CHECKING:
-    from .evaluation import Evaluation
 
 #: A carrier inside: its phase (see `carriers.Carried`), and its position among the body's
 #: inputs or outputs.
@@ -104,28 +102,30 @@ def _loop(
         return carrier(body.outputs[out]) if known is None else known
 
     def one(carry: tuple, x: tuple) -> tuple:
-        (state, state_carriers), (xs, x_carriers, taps) = carry, x
+        (first, state, state_carriers), (xs, x_carriers, taps) = carry, x
         carriers = dict(same)
         carriers.update(zip(stacked, x_carriers, strict=True))
         for (upper, _, into), array in zip(handed, state_carriers, strict=True):
             carriers[upper, into] = array
         wanted = [*((upper, out) for upper, out, _ in handed), *results]
+        inside = run._replace(first={**run.first, body: first})
         outputs, ends = _evaluate_body(
-            run, body, [*operands[: nest.consts], *state, *xs], carriers,
+            inside, body, [*operands[: nest.consts], *state, *xs], carriers,
             dict(zip(tapped, taps, strict=True)), wanted,
         )  # fmt: skip
         ahead = len(nest.carries)
-        return (outputs[:ahead], ends[: len(handed)]), (outputs[ahead:], ends[len(handed) :])
+        state, state_carriers = outputs[:ahead], ends[: len(handed)]
+        return (jnp.zeros((), bool), state, state_carriers), (outputs[ahead:], ends[len(handed) :])
 
     found: Any = lax.scan(
         one,
-        (operands[nest.consts : count], [start(*key) for key in handed]),
+        (jnp.ones((), bool), operands[nest.consts : count], [start(*key) for key in handed]),
         (operands[count:], [given[key] for key in stacked], [run.taps[value] for value in tapped]),
         length=nest.length,
         reverse=op.params.get("reverse", False),
         unroll=op.params.get("unroll", 1),
     )
-    (state, state_carriers), (ys, y_carriers) = found
+    (_, state, state_carriers), (ys, y_carriers) = found
     env.update(zip(op.outputs, [*state, *ys], strict=True))
     for (upper, out, _), array in zip(handed, state_carriers, strict=True):
         carried[upper, op.outputs[out]] = array

@@ -175,6 +175,32 @@ def test_a_sequence_gets_probability_per_step() -> None:
     assert (ej.excitation_vjp(recurrent, *args).mwp.sum(1) > 0).all()
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_constant_initial_state_takes_no_probability(joined: bool) -> None:
+    """As if the loop were written out, where it is a constant like any other."""
+    w, u = jnp.abs(W[0]) / 5, jnp.abs(W[1]) / 5
+
+    def cell(h: jax.Array, x: jax.Array) -> jax.Array:
+        if joined:  # as Haiku's LSTM has it
+            return jnp.tanh(jnp.concatenate([x, h]) @ jnp.concatenate([w, u]) + 0.1)
+        return jnp.tanh(x @ w + (h @ u + 0.1))
+
+    def looped(x: jax.Array) -> jax.Array:
+        return lax.scan(lambda h, x: (cell(h, x), None), jnp.full(6, 0.3), x)[0]
+
+    def written_out(x: jax.Array) -> jax.Array:
+        h = jnp.full(6, 0.3)
+        for x_t in x:
+            h = cell(h, x_t)
+        return h
+
+    x, p = jnp.abs(X[0].reshape(1, 6)), jax.nn.one_hot(2, 6)
+    x = jnp.concatenate([x, x / 2, x[:, ::-1]])
+    found, wanted = (jax.vjp(ej.excite(f), x)[1](p)[0] for f in (looped, written_out))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.sum(), 1, rtol=1e-4)
+
+
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_switch_takes_the_branch_that_was_taken(index: int) -> None:
     branches: list[Callable] = [

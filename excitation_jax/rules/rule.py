@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from .. import _compat
 from ..facts import Facts, FactTable
-from ..program import Op, Value
+from ..program import Op, Program, Value
 
 
 class Through(NamedTuple):
@@ -107,6 +107,8 @@ class Step:
     oriented_output: Any = None
     #: For operands that are a bounded signal times a gate: the signal's bound, and the gate.
     gated_inputs: tuple[tuple[float, Value] | None, ...] = ()
+    #: For operands inside loops, which elements are constants in a loop's first step.
+    initial_inputs: tuple[dict[Program, Any], ...] = ()
     #: The skip operand of a residual sum, by position (None: not such a sum).
     identity_skip: int | None = None
 
@@ -124,6 +126,7 @@ class Call:
       input_signs: the same for each operand.
       input_lows: for operands that are a bounded signal times a gate, lambda times the gate: a
         closed gate lets no excitation through.
+      input_initial: for operands inside a loop, which elements are constants in this step.
       contrastive: the negated operation's excitation is to be subtracted (Eq. 8, 9).
     """
 
@@ -133,6 +136,7 @@ class Call:
     output_sign: jax.Array | None = None
     input_signs: tuple[jax.Array | None, ...] = ()
     input_lows: tuple[jax.Array | None, ...] = ()
+    input_initial: tuple[jax.Array | None, ...] = ()
     contrastive: bool = False
 
     @property
@@ -155,8 +159,10 @@ class Call:
             h = jnp.maximum(x if sign is None else sign.astype(self.dtype) * x, 0)
         else:
             h = x if low == 0 else jnp.maximum(x - low, 0)
-        # What was padded or concatenated to the value is no neuron.
-        return h if facts.fixed is None else jnp.where(facts.fixed, 0, h)
+        # What was padded or concatenated to the value is no neuron, nor is a loop's first state.
+        h = h if facts.fixed is None else jnp.where(facts.fixed, 0, h)
+        initial = self.input_initial[i] if self.input_initial else None
+        return h if initial is None else jnp.where(initial, 0, h)
 
     def bind(self, *operands: jax.Array) -> Any:
         """The operation itself, on other operands of the probabilities' dtype."""
