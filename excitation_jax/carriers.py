@@ -18,6 +18,7 @@ from jax import lax
 
 from . import _compat
 from .analysis import Plan
+from .orientation import Read
 from .program import Op, Program, Value
 from .rules.rule import Call, Flow, Step, Structure, Through
 
@@ -32,13 +33,13 @@ class Evaluation(NamedTuple):
     Attributes:
       taps: zeros to add to the carriers of values, by value, and meters of operations (see
         `_carry`). Inside a loop they have lost the axis of its steps.
-      constants: the values that do not depend on the explained input.
+      signs: reads the signs of scales off the values that do not depend on the input.
       first: for the loops around, by body, whether this is the first step.
     """
 
     plan: Plan
     taps: Mapping[Value | Op, jax.Array]
-    constants: Arrays
+    signs: Read
     program: Program
     first: Mapping[Program, jax.Array]
 
@@ -112,7 +113,7 @@ def _flow(
     assert isinstance(step.plan, Flow)
     sources = tuple(i for i in step.plan.sources if op.inputs[i] in below)
     readers = (step.oriented_output, *step.oriented_inputs)
-    signs = [None if reader is None else reader(run.constants.__getitem__) for reader in readers]
+    signs = [None if reader is None else run.signs.sign(reader) for reader in readers]
     lows = [None if gated is None else gated[0] * env[gated[1]] for gated in step.gated_inputs]
     masks = [
         functools.reduce(jnp.logical_or, [run.first[body] & at for body, at in initial.items()])

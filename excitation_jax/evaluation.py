@@ -11,6 +11,7 @@ import jax
 from . import _compat, inside
 from .analysis import Plan
 from .carriers import Arrays, Carried, Evaluation, carrier, carry_on, read_value
+from .orientation import Read
 from .program import Op, Value
 from .rules.rule import Inside
 
@@ -39,7 +40,7 @@ def evaluate(
         if value in taps
         for upper in plan.phases(value)
     }
-    evaluate_program(Evaluation(plan, taps, {}, program, {}), env, carried)
+    evaluate_program(Evaluation(plan, taps, Read({}), program, {}), env, carried)
     outputs = [read_value(env, value) for value in program.outputs]
     starts = [(bool(plan.upper), value) for value in program.outputs]
     return outputs, [carried[key] if key in carried else carrier(key[1]) for key in starts]
@@ -55,7 +56,7 @@ def evaluate_program(run: Evaluation, env: Arrays, carried: Carried) -> None:
     # Constants first: then the scale behind a convolution is known when its rule is met.
     for op in constant:
         _bind(op, env)
-    _evaluate_regions(run._replace(constants=dict(env)), active, 0, env, carried)
+    _evaluate_regions(run._replace(signs=Read(dict(env))), active, 0, env, carried)
 
 
 def _evaluate_regions(
@@ -88,7 +89,9 @@ def _checkpointed(
     def body(arrays: list, carriers: list, tapping: list) -> tuple[list, list]:
         inner_env = dict(zip(outside, arrays, strict=True))
         inner_carried = dict(zip(known, carriers, strict=True))
-        inner = run._replace(taps=dict(zip(taps, tapping, strict=True)))
+        # Signs that are read in here are values of this checkpoint, and must not leave it.
+        signs = Read(run.signs.constants)
+        inner = run._replace(taps=dict(zip(taps, tapping, strict=True)), signs=signs)
         _evaluate_regions(inner, ops, depth + 1, inner_env, inner_carried)
         with_carrier[:] = [key for key in inner_carried if key[1] in needed]
         return [inner_env[v] for v in needed], [inner_carried[key] for key in with_carrier]

@@ -192,6 +192,8 @@ def _explain(
 ) -> tuple[Excitation, Prepared]:  # fmt: skip
     _check_input(params, x)
     names = (layer,) if isinstance(layer, str) else () if layer is None else tuple(layer)
+    if layer is not None and not names:
+        raise ValueError("layer names no layer: give a name, names, or None for the input itself")
     try:
         prepared = prepare(model_fn, (params, x), names, contrastive, rules)
     except UnsupportedPrimitiveError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -76,12 +77,11 @@ def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
 
     aliases: dict[str, Value] = {}
 
-    def add(name: str, value: Value | None) -> None:
+    def add(name: str, value: Value) -> None:
         counts[name] = counts.get(name, 0) + 1
-        if value is not None:
-            full = name if counts[name] == 1 else f"{name}#{counts[name]}"
-            aliases.setdefault(full, value)
-            named.setdefault(value, full)
+        full = name if counts[name] == 1 else f"{name}#{counts[name]}"
+        aliases.setdefault(full, value)
+        named.setdefault(value, full)
 
     every = list(plan.program.all_ops(sharded=False))
     for _, op in every:
@@ -113,10 +113,10 @@ def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
     return table
 
 
-def _module_values(plan: Plan, program: Program) -> list[tuple[str, Value | None]]:
+def _module_values(plan: Plan, program: Program) -> list[tuple[str, Value]]:
     """(path, value) of every call of a module: its last signal that leaves it.
 
-    A call is a run of consecutive operations below one path. None for a call without a signal.
+    A call is a run of consecutive operations below one path. One without a signal has no value.
     """
     readers: dict[Value, list[int]] = {}
     for op in program.ops:
@@ -153,7 +153,8 @@ def _module_values(plan: Plan, program: Program) -> list[tuple[str, Value | None
             for value in op.outputs:
                 if value in plan.reached and leaves(value, end):
                     last = value
-        found.append((path, last))
+        if last is not None:
+            found.append((path, last))
     return found
 
 
@@ -201,9 +202,9 @@ def choose(layers: LayerTable, name: str) -> Layer:
     if name == "auto":
         if layers.auto is None:
             raise ValueError(
-                'layer="auto" looks for an activation with spatial axes at a stride of at most '
-                f"{LARGEST_AUTO_STRIDE} below the first affine operation, and this model has none: "
-                "name a layer (excitation_jax.layers lists them), or layer=None for the input"
+                'layer="auto" looks for a value with spatial axes on every path, at a stride of at '
+                f"most {LARGEST_AUTO_STRIDE} below the first affine operation, and this model has "
+                "none: name a layer (excitation_jax.layers lists them), or layer=None for the input"
             )
         return layers.auto
     for layer in layers:
@@ -229,18 +230,19 @@ def _choose_automatically(layers: LayerTable, plan: Plan) -> Layer | None:
     operation. Right at the first one's input a contrastive map is the difference of two shares
     of the same probability: at the input of a 1x1 convolution it sums to zero over the channels
     of every position. (Hits of c-MWP there and one layer lower: 64 and 92 % on SqueezeNet's
-    grids of photographs, 50 and 97 % on the digits model.)
+    grids of photographs, 50 and 97 % on the digits model.) Where no activation with a bound is on
+    every path, as in a ConvNeXt's residual stream or behind a ViT's patches, an affine value is.
     """
     crossed = plan.crossed_by_every_path()
     first = plan.below(plan.contrasted)
     tops = [value for op in plan.contrasted for value in plan.sources(plan.steps[op])]
     second = plan.below(plan.affine_below(tops)[0])
-    for below in (second, first):
+    for below, bounded in itertools.product((second, first), (True, False)):
         for layer in reversed(layers):
             if (
                 layer.value in below
                 and layer.value in crossed
-                and layer.lower_bound != -np.inf
+                and (layer.lower_bound != -np.inf or not bounded)
                 and layer.spatial_axes
                 and max(layer.stride) <= LARGEST_AUTO_STRIDE
             ):

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from . import _compat
-from .orientation import SignReader
+from .orientation import Read, SignReader
 from .prepare import prepare
 from .program import Op, Value
 from .rules.linear import Affine, Sum
@@ -203,4 +203,4 @@ def _activation(step: Step, i: int, env: dict[Value, Any]) -> np.ndarray:
 def _sign(reader: SignReader | None, value: Value, env: dict[Value, Any]) -> np.ndarray:
     if reader is None:
         return np.ones(int(np.prod(value.shape)))
-    return np.ravel(np.broadcast_to(np.asarray(reader(env.__getitem__), float), value.shape))
+    return np.ravel(np.broadcast_to(np.asarray(reader(Read(env)), float), value.shape))

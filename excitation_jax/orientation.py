@@ -12,7 +12,7 @@ agree, no sign is right, and the scales behind it pass the probability unchanged
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +23,29 @@ from . import _compat
 from .facts import FactTable
 from .program import Op, Program, Value
 
+
+class Read:
+    """The values of a program's constants, and the signs that were already read off them.
+
+    Many operations have the same scales behind them (every branch of a residual stream), so that
+    each sign is computed once.
+    """
+
+    def __init__(self, constants: Mapping[Value, Any]):
+        self.constants = constants
+        self.signs: dict[SignReader, jax.Array] = {}
+
+    def __call__(self, constant: Value) -> Any:
+        return self.constants[constant]
+
+    def sign(self, reader: SignReader) -> jax.Array:
+        """What a reader finds."""
+        if reader not in self.signs:
+            self.signs[reader] = reader(self)
+        return self.signs[reader]
+
+
 #: Reads the sign (of the value's rank, size 1 where it does not vary) off the constants.
-Read = Callable[[Value], Any]
 SignReader = Callable[[Read], jax.Array]
 
 
@@ -113,7 +134,7 @@ def _combined(edges: list[Edge], rank: int) -> SignReader:
 def _readings(edge: Edge, read: Read, rank: int) -> Readings:
     if edge.readings is not None:
         return edge.readings(read)
-    sign = jnp.ones((1,) * rank) if edge.sign is None else edge.sign(read)
+    sign = jnp.ones((1,) * rank) if edge.sign is None else read.sign(edge.sign)
     return Readings(sign, sign * sign, jnp.ones_like(sign))
 
 
@@ -170,11 +191,11 @@ def _apart(
             return None
         permuted, order = behind[0], op.params["permutation"]
         inverse = [order.index(i) for i in range(len(order))]
-        return Edge(lambda read: jnp.transpose(permuted(read), inverse))
+        return Edge(lambda read: jnp.transpose(read.sign(permuted), inverse))
 
     def readings(read: Read) -> Readings:
         signs = [
-            jnp.ones((1,) * len(output.shape)) if reader is None else reader(read)
+            jnp.ones((1,) * len(output.shape)) if reader is None else read.sign(reader)
             for output, reader in zip(op.outputs, behind, strict=True)
         ]
 
@@ -234,7 +255,7 @@ def _minus_one(rank: int) -> SignReader:
 def _product(first: SignReader | None, second: SignReader | None) -> SignReader | None:
     if first is None or second is None:
         return first or second
-    return lambda read: first(read) * second(read)
+    return lambda read: read.sign(first) * read.sign(second)
 
 
 def _sign_of(scale: Value, rank: int, facts: FactTable) -> SignReader | None:
@@ -272,7 +293,7 @@ def _sign_in_gate(gate: Value, rank: int, facts: FactTable) -> SignReader | None
             return None
 
         def spread(read: Read) -> jax.Array:
-            found, shape = sign(read), [1] * rank
+            found, shape = read.sign(sign), [1] * rank
             for position, dim in enumerate(dims):
                 shape[dim] = found.shape[position]
             return found.reshape(shape)

@@ -400,3 +400,8 @@ def test_what_is_padded_or_joined_to_a_signal_takes_nothing() -> None:
 
     joined = jax.vjp(ej.excite(with_constants), jnp.zeros((2, 2)))[1](jnp.ones((2, 1)))[0]
     np.testing.assert_allclose(joined, 0.5)
+
+
+def test_no_layer_named(network: tuple) -> None:
+    with pytest.raises(ValueError, match="layer names no layer: give a name"):
+        ej.excitation_vjp(*network, 0, layer=())

@@ -453,3 +453,25 @@ def test_gradient_through_convolutions_is_finite() -> None:
         jax.jit(jax.grad(again))(PARAMS),
         gradient,
     )
+
+
+def test_the_traced_pass_grows_with_the_model_not_faster() -> None:
+    """Every scale behind a residual stream is read once, however many branches have it behind."""
+
+    class Stream(nn.Module):
+        depth: int
+
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            for _ in range(self.depth):
+                x = x + nn.Dense(8)(nn.gelu(nn.LayerNorm()(x)))
+            return nn.Dense(3)(x)
+
+    def equations(depth: int) -> int:
+        model, x = Stream(depth), jnp.ones((1, 8))
+        params = jax.eval_shape(model.init, jax.random.key(0), x)
+        text = str(jax.make_jaxpr(lambda p: ej.excitation_vjp(model.apply, p, x, 0).mwp)(params))
+        return text.count(" = ")
+
+    four, eight, sixteen = map(equations, (4, 8, 16))
+    assert sixteen - eight <= 2.2 * (eight - four)

@@ -161,7 +161,12 @@ class Sum(Rule):
             ]
         h = [call.activation(i) if self.clamped else call.value(i) for i in range(2)]
         ratio = safe_divide(p, h[0] + h[1])
-        return [unbroadcast(ratio * h[i], shapes[i]) for i in range(2)]
+        shares = [ratio * h[0], ratio * h[1]]
+        for i in range(2) if self.clamped else ():
+            constants = call.constants(1 - i)
+            if constants is not None:  # the sum of a signal and a constant (R5)
+                shares[i] = jnp.where(constants, p, shares[i])
+        return [unbroadcast(share, shape) for share, shape in zip(shares, shapes, strict=True)]
 
 
 @dataclass(frozen=True)

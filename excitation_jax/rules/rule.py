@@ -159,10 +159,17 @@ class Call:
             h = jnp.maximum(x if sign is None else sign.astype(self.dtype) * x, 0)
         else:
             h = x if low == 0 else jnp.maximum(x - low, 0)
-        # What was padded or concatenated to the value is no neuron, nor is a loop's first state.
-        h = h if facts.fixed is None else jnp.where(facts.fixed, 0, h)
+        constants = self.constants(i)
+        return h if constants is None else jnp.where(constants, 0, h)
+
+    def constants(self, i: int) -> Any:
+        """Which elements of operand ``i`` are constants and no neurons; None for none.
+
+        What was padded or concatenated to a value is, and a loop's initial state.
+        """
+        fixed = self.step.site.operands[i].fixed
         initial = self.input_initial[i] if self.input_initial else None
-        return h if initial is None else jnp.where(initial, 0, h)
+        return initial if fixed is None else fixed if initial is None else fixed | initial
 
     def bind(self, *operands: jax.Array) -> Any:
         """The operation itself, on other operands of the probabilities' dtype."""
