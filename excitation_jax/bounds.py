@@ -40,13 +40,17 @@ def _identity(x: np.ndarray) -> np.ndarray:
     return x
 
 
+def _as_float(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x, float)  # a comparison's result is no number yet
+
+
 # Elementwise functions of one argument: non-decreasing, then the others.
 MONOTONE: dict[_compat.Primitive, Callable] = {
     lax.exp_p: np.exp, lax.exp2_p: np.exp2, lax.expm1_p: np.expm1, lax.log_p: np.log,
     lax.log1p_p: np.log1p, lax.logistic_p: _logistic, lax.tanh_p: np.tanh, lax.erf_p: _erf,
     lax.sqrt_p: np.sqrt, lax.cbrt_p: np.cbrt, lax.atan_p: np.arctan, lax.asinh_p: np.arcsinh,
     lax.floor_p: np.floor, lax.ceil_p: np.ceil, lax.round_p: np.round, lax.sign_p: np.sign,
-    lax.sinh_p: np.sinh, lax.convert_element_type_p: _identity, lax.stop_gradient_p: _identity,
+    lax.sinh_p: np.sinh, lax.convert_element_type_p: _as_float, lax.stop_gradient_p: _identity,
     lax.copy_p: _identity, lax.reduce_precision_p: _identity, _compat.name_p: _identity,
     _compat.sharding_constraint_p: _identity,
     **{p: np.log2 for p in _compat.existing("log2")},
@@ -175,7 +179,7 @@ _SAME_VALUES = frozenset(
         lax.reshape_p, lax.transpose_p, lax.slice_p, lax.broadcast_in_dim_p, lax.gather_p,
         lax.squeeze_p, lax.rev_p, lax.dynamic_slice_p, lax.reduce_max_p, lax.reduce_min_p,
         lax.sort_p, lax.cummax_p, lax.cummin_p, lax.reduce_window_max_p, lax.reduce_window_min_p,
-        *_compat.existing("split", "tile", "unstack"),
+        _compat.pvary_p, *_compat.existing("split", "tile", "unstack"),
     ]
 )  # fmt: skip
 _JOINED = frozenset([lax.concatenate_p, lax.pad_p, *_compat.existing("stack")])

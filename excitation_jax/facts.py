@@ -123,8 +123,7 @@ class FactTable:
         interval = bounds.output_interval(op, [facts.interval for facts in inputs])
         learned = any(facts.learned for facts in inputs)
         owners = frozenset().union(*(facts.owners for facts in inputs))
-        copies = op.primitive in (lax.broadcast_in_dim_p, lax.convert_element_type_p)
-        known = inputs[0].known if copies else None
+        known = inputs[0].known if op.primitive in _COPIES else None
         for value in op.outputs:
             facts = Facts(False, interval, known=known, learned=learned, owners=owners, producer=op)
             self._new(value, facts)
@@ -285,3 +284,4 @@ def _always(number: Any) -> Callable[[Any], Any]:
 _CARRIES_GATES = frozenset(
     [lax.reshape_p, lax.transpose_p, lax.broadcast_in_dim_p, lax.squeeze_p, lax.slice_p]
 ) | frozenset(_compat.existing("tile"))
+_COPIES = frozenset([lax.broadcast_in_dim_p, lax.convert_element_type_p, _compat.pvary_p])

@@ -150,6 +150,8 @@ def _edge(
     signals = [v for v in op.inputs if facts[v].active and v.floating]
     if value.shape != op.outputs[0].shape:
         return None
+    if len(signals) == 2 and facts[op.outputs[0]].parent is not None:
+        return None  # x * sigmoid(x): an activation, and no scale behind one counts
     if len(signals) == 2 and primitive is lax.add_p and behind is not None:
         # Of two activations, neither is an affine value that a sign could belong to.
         affine = any(facts[v].interval.low == -float("inf") for v in signals)

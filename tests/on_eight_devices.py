@@ -108,3 +108,10 @@ def test_sharded_arrays(model: Callable) -> None:
     )(x)  # fmt: skip
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
     assert len(found.sharding.device_set) == 8
+
+
+def test_a_bound_holds_inside_shard_map() -> None:
+    """The zero of a ReLU is one on every device."""
+    inside = jax.shard_map(jax.nn.relu, mesh=MESH, in_specs=P("d"), out_specs=P("d"))
+    report = ej.explain_rules(lambda x: inside(x), X)
+    assert report.rows[-1].primitive == "shard_map" and report.rows[-1].lower_bound == 0
