@@ -6,6 +6,7 @@ from .layers import Layer
 from .nnx import nnx_fn
 from .report import RuleReport, RuleRow, explain_rules
 from .rules import EXCITATION, EXCITATION_RESIDUAL, EXCITATION_TORCHRAY, RuleSet
+from .sanity import RandomisationCheck, randomisation_check
 from .targets import top_down_signal
 from .transform import excite
 
@@ -17,6 +18,7 @@ __all__ = [
     "EXCITATION_TORCHRAY",
     "Excitation",
     "Layer",
+    "RandomisationCheck",
     "RuleReport",
     "RuleRow",
     "RuleSet",
@@ -27,6 +29,7 @@ __all__ = [
     "explain_rules",
     "layers",
     "nnx_fn",
+    "randomisation_check",
     "tag",
     "top_down_signal",
 ]
