@@ -270,3 +270,16 @@ def test_a_large_sum_of_probabilities_is_exact_enough() -> None:
     x = np.abs(normal(5, 1, 1024, 1024, 1))
     e = ej.excitation_vjp(fn, None, x, 0)
     np.testing.assert_allclose(np.asarray(e.mwp).sum(dtype=np.float64), 1, atol=1e-5)
+
+
+def test_a_maximum_over_an_axis_keeps_all_probability_under_jit() -> None:
+    """XLA computes x * s + b twice with different rounding, and no element equals the maximum."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, s, b = (jax.random.uniform(key, (2, 64), minval=0.1) for key in keys)
+
+    def model(params: tuple, x: jax.Array) -> jax.Array:
+        return (x * params[0] + params[1]).reshape(2, -1, 2).max(-1)
+
+    prior = jnp.full((2, 32), 1 / 32)
+    found = ej.excitation_vjp(model, (s, b), x, prior).mwp
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
