@@ -1,0 +1,168 @@
+"""Random programs, composed of every supported operation, against what must hold for all.
+
+Hypothesis composes a chain of steps, some of which hold chains themselves: joined branches,
+jitted, rematerialised and mapped functions, loops, choices (composed/ has the table of steps). A
+failing example prints as the names of its steps.
+
+What holds:
+
+- Outputs are the model's to the last bit, operation by operation. XLA compiles the body of a loop
+  or branch as a whole, with what the backward pass reads from it among its results, and so may
+  fuse its operations in another way than the model's: there, outputs agree to rounding.
+- Probabilities are finite, not negative, and sum to at most one. Where every connection excites,
+  all arrives.
+- With loops and branches, they are those of the same program written out, if bounds are settled:
+  the state has the same lower bound before the loop and after each step. Where it does not (a sum
+  that falls by one at each step), a loop has to do with the least of them, and none is right for
+  the program written out.
+- c-MWP is finite, and the same under vmap and jit.
+
+Collectives across devices have something to do in on_eight_devices.py only.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from composed import TABLE, Program, alone, programs, programs_around
+from hypothesis import HealthCheck, given, settings
+
+import excitation_jax as ej
+from excitation_jax.rules import EXCITATION
+
+#: Steps by what may be demanded of them.
+STRAIGHT = [entry for entry in TABLE.values() if not entry.loops]
+EXCITING = [entry for entry in STRAIGHT if entry.excites]
+LOOPS = [entry for entry in TABLE.values() if entry.loops]
+SETTLED = [entry for entry in LOOPS if entry.settled]
+
+
+def check_many(count: int) -> settings:
+    return settings(
+        max_examples=count, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def float64_compiled_quickly() -> Iterator[None]:
+    """The graphs are tiny and run once; what was compiled for them is of no use to others."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    with jax.enable_x64(True):
+        yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
+
+
+def check(program: Program) -> tuple[jax.Array, jax.Array, np.ndarray]:
+    """What holds for every program with a floating-point input.
+
+    Returns:
+      The input, the prior, and the MWP.
+    """
+    x = jnp.asarray(program.input())
+    with jax.disable_jit():
+        outputs = program(program.params, x)
+    found, pull = jax.vjp(ej.excite(functools.partial(program, program.params)), x)
+    if program.loops:
+        tolerance = 1e-10 if program.dtype == "float64" else 1e-4
+        np.testing.assert_allclose(found, outputs, rtol=tolerance, atol=tolerance)
+    else:
+        np.testing.assert_array_equal(found, outputs)
+    prior = jnp.asarray(program.prior(outputs.shape))
+    (mwp,) = pull(prior)
+    mwp = np.asarray(mwp)
+    assert np.isfinite(outputs).all(), "a step of the table overflows"
+    assert np.isfinite(mwp).all() and mwp.min() >= 0
+    assert mwp.sum() <= 1 + 1e-4
+    return x, prior, mwp
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flat", "sequence", "image"])
+def test_where_every_connection_excites_all_probability_arrives(kind: str) -> None:
+    @check_many(40)
+    @given(program=programs([kind], EXCITING, positive=True))
+    def holds(program: Program) -> None:
+        _, _, mwp = check(program)
+        assert mwp.sum() == pytest.approx(1, abs=1e-4)
+
+    holds()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flat", "sequence", "image"])
+def test_settled_loops_and_branches_against_the_program_written_out(kind: str) -> None:
+    @check_many(35)
+    @given(program=programs_around(SETTLED, [kind], STRAIGHT, head=True))
+    def holds(program: Program) -> None:
+        x, prior, mwp = check(program)
+        written_out = program.written_out(program.params, x)
+        _, pull = jax.vjp(ej.excite(functools.partial(written_out, program.params)), x)
+        np.testing.assert_allclose(mwp, pull(prior)[0], rtol=0, atol=1e-5)
+
+    holds()
+
+
+@pytest.mark.slow
+def test_tokens_get_the_probability_of_what_was_found() -> None:
+    @check_many(25)
+    @given(program=programs(["tokens"], STRAIGHT))
+    def holds(program: Program) -> None:
+        tokens = program.input()
+        found = jnp.asarray(program.look_up(tokens))
+        outputs, pull = jax.vjp(ej.excite(functools.partial(program.after, program.params)), found)
+        prior = program.prior(outputs.shape)
+        result = ej.excitation_vjp(program, program.params, tokens, prior)
+        np.testing.assert_allclose(result.outputs, outputs, rtol=1e-10, atol=1e-10)
+        wanted = pull(jnp.asarray(prior))[0].sum(-1)
+        np.testing.assert_allclose(result.mwp, wanted, rtol=0, atol=1e-5)
+
+    holds()
+
+
+@pytest.mark.slow
+def test_contrastive_maps_under_vmap_and_jit() -> None:
+    @check_many(30)
+    @given(program=programs(["flat", "sequence"], STRAIGHT, head=True))
+    def holds(program: Program) -> None:
+        x = jnp.asarray(program.input())
+        function = functools.partial(program, program.params)
+        outputs, pull = jax.vjp(ej.excite(function, contrastive=True), x)
+        priors = jnp.eye(outputs.size)[:3].reshape(3, *outputs.shape)
+        each = np.stack([pull(prior)[0] for prior in priors])
+        assert np.isfinite(each).all()
+
+        @jax.jit
+        def together(x: jax.Array, priors: jax.Array) -> jax.Array:
+            _, pull = jax.vjp(ej.excite(function, contrastive=True), x)
+            return jax.vmap(lambda prior: pull(prior)[0])(priors)
+
+        np.testing.assert_allclose(together(x, priors), each, rtol=0, atol=1e-6)
+
+    holds()
+
+
+@functools.cache
+def met_by() -> dict[str, Program]:
+    """For each primitive that a rule met, the program of one step that it met it in."""
+    found: dict[str, Program] = {}
+    for entry in TABLE.values():
+        candidates = (alone(entry, kind) for kind in ("sequence", "image", "flat"))
+        program = next((candidate for candidate in candidates if candidate is not None), None)
+        assert program is not None, f"{entry} fits no input"
+        report = ej.explain_rules(program, program.params, program.input())
+        for row in report.rows:
+            if row.kind == "signal":
+                found.setdefault(row.primitive, program)
+    return found
+
+
+def test_every_supported_primitive_is_met() -> None:
+    assert {primitive.name for primitive in EXCITATION.table} <= met_by().keys()
