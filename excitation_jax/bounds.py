@@ -165,6 +165,12 @@ def _output_interval(op: Op, inputs: Sequence[Interval]) -> Interval:
             fewest = count
         counted = Interval(fewest, count)
         return _products(first, counted)
+    if primitive is lax.scatter_add_p:
+        added = _products(inputs[2], Interval(0, INF))  # any number of them to one element
+        return Interval(first.low + added.low, first.high + added.high)
+    if primitive in (lax.scatter_p, lax.dynamic_update_slice_p):
+        written = inputs[2] if primitive is lax.scatter_p else inputs[1]
+        return Interval(min(first.low, written.low), max(first.high, written.high))
     if primitive in _SAME_VALUES and (primitive is not lax.sort_p or len(inputs) == 1):
         return first
     if primitive in _JOINED or primitive is lax.select_n_p:
@@ -188,19 +194,31 @@ _NEAR = np.linspace(-30, 30, 12001)
 _FAR = np.geomspace(1e-6, 1e6, 2401)
 _GRID = np.sort(np.concatenate([_NEAR, -_FAR, _FAR]))
 _DECADES = np.array([1e4, 1e5, 1e6])
+_BETWEEN = np.linspace(0, 1, 257)
 
 
 def numeric_minimum(function: Callable[[np.ndarray], np.ndarray], domain: Interval) -> float:
     """Minimum of an elementwise function on ``domain``; -inf where it falls without end."""
+    points = np.clip(_GRID, *domain)
     with np.errstate(all="ignore"):
-        values = function(np.clip(_GRID, *domain))
+        values = np.broadcast_to(function(points), points.shape)
         ends = [function(np.clip(side * _DECADES, *domain)) for side in (-1, 1)]
-    values = values[~np.isposinf(values)]
-    if not values.size or not np.all(np.isfinite(values)):
+    if np.isposinf(values).all() or not np.all(np.isfinite(values) | np.isposinf(values)):
         return -INF
+    # The grid is too coarse for a kink, as of max(x, 1 / (1 + x)): look closer, three times.
+    for _ in range(3):
+        at = int(np.argmin(values))
+        left, right = points[max(at - 1, 0)], points[min(at + 1, len(points) - 1)]
+        points = left + (right - left) * _BETWEEN
+        with np.errstate(all="ignore"):
+            closer = np.broadcast_to(function(points), points.shape)
+        if not closer.min() <= values[at]:
+            break
+        values = closer
     lowest = float(values.min())
     for end in ends:
-        before, last = np.diff(end)
+        with np.errstate(invalid="ignore"):
+            before, last = np.diff(end)
         # Towards a limit the steps from decade to decade shrink; a logarithm's stay the same.
         if last < -1e-6 * max(1.0, abs(lowest)) and last <= before / 2:
             return -INF
