@@ -54,6 +54,9 @@ def _known_results(jaxpr: Any, arguments: Sequence[Any]) -> list[Any]:
         if not scalars or eqn.effects or any(operand is None for operand in operands):
             env.update(dict.fromkeys(eqn.outvars))
             continue
+        if eqn.primitive is _compat.pvary_p:  # the same number on each device
+            env.update(zip(eqn.outvars, operands, strict=True))
+            continue
         results = _compat.bind(eqn.primitive, eqn.params, *operands)
         env.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in opened.outvars]

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import lax
 
 from . import _compat
 from .loops import trip_count
@@ -104,7 +105,8 @@ class Program:
     are given to every evaluation. ``constants`` are arrays inside calls, with their values.
     ``parent`` is the program that holds the loop or branch whose body this one is. ``owners``
     names the modules that inputs are parameters of, ``path`` is the stack of scopes around all,
-    ``closed_calls`` are jitted functions that are not opened.
+    ``closed_calls`` are jitted functions that are not opened; ``unchanged`` has the value behind
+    each stop_gradient.
     """
 
     inputs: tuple[Value, ...]
@@ -117,6 +119,7 @@ class Program:
     owners: dict[Value, str] = field(default_factory=dict)
     path: tuple[str, ...] = ()
     closed_calls: frozenset[str] = frozenset()
+    unchanged: dict[Value, Value] = field(default_factory=dict)
 
     def all_ops(self, sharded: bool = True) -> Iterator[tuple[Program, Op]]:
         """Every operation with the program that holds it, those inside another one before it.
@@ -210,6 +213,9 @@ def _inline(
             path=context.path + _compat.scopes(eqn.source_info),
             source_infos=(eqn.source_info, *context.source_infos),
         )
+        if (same := _selected_from_one(program, eqn, inputs)) is not None:
+            env[eqn.outvars[0]] = same
+            continue
         stays = eqn.primitive is _compat.jit_p and eqn.params["name"] in program.closed_calls
         if eqn.primitive in _compat.INLINED and not stays:
             inner, const_values = _open(program, _compat.body(eqn.primitive, eqn.params), here)
@@ -225,6 +231,8 @@ def _inline(
             continue
         made = tuple(_value(var.aval, None, context.steps) for var in eqn.outvars)
         env.update(zip(eqn.outvars, made, strict=True))
+        if eqn.primitive is lax.stop_gradient_p:
+            program.unchanged[made[0]] = program.unchanged.get(inputs[0], inputs[0])
         nest = _nest(program, eqn, inputs, here)
         index = len(program.ops)
         program.ops.append(
@@ -234,6 +242,18 @@ def _inline(
             )
         )  # fmt: skip
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _selected_from_one(program: Program, eqn: Any, inputs: Sequence[Value]) -> Value | None:
+    """The value that a select's cases all are.
+
+    vmap of a cond with mapped conditions makes such selects of each branch's operands, weights
+    included, for the sake of gradients; they would seem to depend on the condition.
+    """
+    if eqn.primitive is not lax.select_n_p:
+        return None
+    cases = {program.unchanged.get(value, value) for value in inputs[1:]}
+    return cases.pop() if len(cases) == 1 else None
 
 
 def _open(program: Program, closed: Any, context: _Context) -> tuple[Any, list[Value]]:

@@ -220,6 +220,26 @@ def test_switch_takes_the_branch_that_was_taken(index: int) -> None:
     np.testing.assert_allclose(vjp(prior)[0], wanted_vjp(prior)[0], rtol=1e-5, atol=1e-7)
 
 
+def test_a_choice_for_each_example() -> None:
+    """vmap of a cond makes selects, also of the weights, which are no signals for it."""
+
+    def one(x: jax.Array) -> jax.Array:
+        first, second = lambda x: jax.nn.relu(x @ W[0]), lambda x: jnp.tanh(x @ W[1])
+        return lax.cond(x.sum() > 0, first, second, x)
+
+    def written_out(x: jax.Array) -> jax.Array:
+        positive = x.sum(1, keepdims=True) > 0
+        return jnp.where(positive, jax.nn.relu(x @ W[0]), jnp.tanh(x @ W[1]))
+
+    x = jnp.concatenate([X, -X])
+    found, wanted = (
+        jax.vjp(ej.excite(lambda x, f=f: f(x) @ HEAD), x) for f in (jax.vmap(one), written_out)
+    )
+    np.testing.assert_array_equal(found[0], wanted[0])
+    prior = jax.nn.one_hot(jnp.array([0, 2, 1, 1]), 3)
+    np.testing.assert_allclose(found[1](prior)[0], wanted[1](prior)[0], rtol=1e-5, atol=1e-7)
+
+
 def test_a_while_loop_of_unknown_length_is_refused() -> None:
     def model(x: jax.Array) -> jax.Array:
         return lax.while_loop(lambda h: h.sum() < 100, lambda h: h * 2, jax.nn.relu(x) + 1)

@@ -138,6 +138,18 @@ def test_an_update_gate_mixes_bounds() -> None:
     assert scan.lower_bound == -1
 
 
+def test_a_sigmoid_gates_a_state_between_zero_and_one() -> None:
+    def model(x: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(x @ V) * jnp.clip(x @ U, 0, 1)
+
+    rows = ej.explain_rules(lambda _, x: model(x), None, X).rows
+    (row,) = (row for row in rows if row.primitive == "mul" and row.kind == "signal")
+    assert row.rule == "R7 gate"
+    np.testing.assert_allclose(
+        mwp(model, X, P), affine(np.maximum(X, 0), U, P), rtol=1e-4, atol=1e-7
+    )
+
+
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, lambda: nn.GroupNorm(2)])
 def test_a_normaliser_passes_probability_and_its_scale_has_a_sign(norm: Callable) -> None:
     module = norm()

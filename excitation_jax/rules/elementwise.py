@@ -48,8 +48,8 @@ def signal_of_product(site: Site) -> int | None:
     """R7: which of two factors is the signal, the other one being a gate; None if unclear.
 
     In this order: a normaliser, a value in [0, 1], or one bounded and not negative is the gate; a
-    factor that is computed from the other one is the gate; the one with a lower bound (the
-    activated half of SwiGLU) is.
+    factor that is computed from the other one is the gate; a sigmoid is (of a state in [0, 1]); the
+    one with a lower bound (the activated half of SwiGLU) is.
     """
     a, b = site.op.inputs
     first, second = (_gate_strength(facts) for facts in site.operands)
@@ -59,8 +59,11 @@ def signal_of_product(site: Site) -> int | None:
         return 0
     if site.facts.depends(a, b) is not None:
         return 1
-    first, second = (_bound_strength(facts) for facts in site.operands)
-    return None if first == second else 0 if first < second else 1
+    for strength in (_is_sigmoid, _bound_strength):
+        first, second = (strength(facts) for facts in site.operands)
+        if first != second:
+            return 0 if first < second else 1
+    return None
 
 
 def _gate_strength(facts: Facts) -> int:
@@ -71,6 +74,10 @@ def _gate_strength(facts: Facts) -> int:
     if low >= 0 and high <= 1:
         return 2
     return 1 if low >= 0 and high < float("inf") else 0
+
+
+def _is_sigmoid(facts: Facts) -> int:
+    return int(facts.producer is not None and facts.producer.primitive is lax.logistic_p)
 
 
 def _bound_strength(facts: Facts) -> int:
