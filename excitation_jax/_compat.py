@@ -107,6 +107,15 @@ def bind(primitive: Primitive, params: dict[str, Any], *operands: Any) -> list[A
     return list(out) if primitive.multiple_results else [out]
 
 
+def scatter(
+    primitive: Primitive, params: dict[str, Any], x: Any, indices: Any, updates: Any
+) -> jax.Array:
+    """A scatter of values of any dtype: the primitive's parameters hold the dtype it had."""
+    place = lax.scatter_add if primitive is lax.scatter_add_p else lax.scatter
+    options = {name: params[name] for name in ("indices_are_sorted", "unique_indices", "mode")}
+    return place(x, indices, updates, params["dimension_numbers"], **options)
+
+
 def why_unknown(primitive: Primitive) -> str:
     """Why a primitive has no rule; the name decides on the words only."""
     if primitive.name == "call_hi_primitive":

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from . import _compat
 from .errors import UnsupportedPrimitiveError
 from .facts import FactTable
+from .hidden import Hidden
 from .initial import find_initial
 from .orientation import SignReader, orientations
 from .program import Op, Program, Value
@@ -26,6 +27,7 @@ class Plan:
         included.
       reached: values on the signal path: probability may arrive at them.
       behind: for the inputs of loops' and branches' bodies, the values that they stand for.
+      hidden: which elements are constants behind a mask (see hidden.py).
       orientations: which values have a constant scale behind them (see orientation.py).
       refused: operations on the signal path without a rule, and why.
       upper, lower: in a contrastive pass, the values that probability reaches before and after
@@ -42,6 +44,9 @@ class Plan:
     refused: dict[Op, str] = field(default_factory=dict)
     upper: set[Value] = field(default_factory=set)
     lower: set[Value] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.hidden = Hidden(self.facts)
 
     def sources(self, step: Step) -> tuple[Value, ...]:
         """The values that an operation sends its probability to."""

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from . import _compat
 from .analysis import Plan
+from .hidden import INDICES
 from .orientation import Read
 from .program import Op, Program, Value
 from .rules.rule import Call, Flow, Step, Structure, Through
@@ -77,12 +77,28 @@ def carry_on(run: Evaluation, step: Step, upper: bool, env: Arrays, carried: Car
     if isinstance(step.plan, Through):
         made = [jnp.broadcast_to(below[step.plan.source], op.outputs[0].shape)]
     elif isinstance(step.plan, Structure):
-        made = _move(step, env, below)
+        meter = run.taps.get(op)
+        made = metered(meter, _move(step, env, discounted(meter, below)))
     else:
         made = _flow(run, step, env, below, contrastive)
     for value, array in zip(op.outputs, made, strict=True):
         if upper in plan.phases(value):
             carried[upper, value] = array.astype(carrier_dtype(value))
+
+
+def discounted(meter: jax.Array | None, below: dict[Any, jax.Array]) -> dict[Any, jax.Array]:
+    """Carriers below a linear operation, so that what leaves it counts against its meter."""
+    if meter is None:
+        return below
+    return {key: array - meter.astype(array.dtype) for key, array in below.items()}
+
+
+def metered(meter: jax.Array | None, made: list[jax.Array]) -> list[jax.Array]:
+    """The carriers that it makes, so that what arrives counts for its meter.
+
+    The meter's cotangent then is what arrives less what leaves: the probability that ends there.
+    """
+    return made if meter is None else [array + meter.astype(array.dtype) for array in made]
 
 
 def _move(step: Step, env: Arrays, below: Arrays) -> list[jax.Array]:
@@ -91,19 +107,12 @@ def _move(step: Step, env: Arrays, below: Arrays) -> list[jax.Array]:
     dtype = carrier_dtype(op.outputs[0])
 
     def operand(i: int, value: Value) -> Any:
-        if i in _INDICES.get(op.primitive, ()):
+        if i in INDICES.get(op.primitive, ()):
             return read_value(env, value)
         known = below.get(value)
         return jnp.zeros(value.shape, dtype) if known is None else known.astype(dtype)
 
     return _compat.bind(op.primitive, op.params, *itertools.starmap(operand, enumerate(op.inputs)))
-
-
-#: Positions of the operands that say which elements are taken, not what they are.
-_INDICES = {
-    lax.select_n_p: range(1), lax.gather_p: range(1, 2), lax.dynamic_slice_p: range(1, 99),
-    lax.dynamic_update_slice_p: range(2, 99),
-}  # fmt: skip
 
 
 def _flow(
@@ -115,16 +124,20 @@ def _flow(
     readers = (step.oriented_output, *step.oriented_inputs)
     signs = [None if reader is None else run.signs.sign(reader) for reader in readers]
     lows = [None if gated is None else gated[0] * env[gated[1]] for gated in step.gated_inputs]
-    masks = [
-        functools.reduce(jnp.logical_or, [run.first[body] & at for body, at in initial.items()])
-        if initial
-        else None
-        for initial in step.initial_inputs
-    ]
+    masks = [_constants(run, step, i, env) if i in sources else None for i in range(len(op.inputs))]
     operands = [jnp.asarray(read_value(env, value)) for value in op.inputs]
     carriers = [below[op.inputs[i]] for i in sources]
     known = operands, signs, lows, masks
     return _carry(step, sources, contrastive, carriers, run.taps.get(op), known)
+
+
+def _constants(run: Evaluation, step: Step, i: int, env: Arrays) -> jax.Array | None:
+    """Which elements of operand ``i`` are constants in this step of a loop, or behind this mask."""
+    value = step.site.op.inputs[i]
+    found = [run.first[body] & at for body, at in step.initial_inputs[i].items()]
+    if run.plan.hidden.within(value):
+        found.append(run.plan.hidden.elements(value, env))
+    return functools.reduce(jnp.logical_or, found) if found else None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

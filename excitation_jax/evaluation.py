@@ -13,7 +13,7 @@ from .analysis import Plan
 from .carriers import Arrays, Carried, Evaluation, carrier, carry_on, read_value
 from .orientation import Read
 from .program import Op, Value
-from .rules.rule import Inside
+from .rules.rule import Flow, Inside
 
 
 def evaluate(
@@ -119,6 +119,8 @@ def _reads(plan: Plan, op: Op) -> list[Value]:
     if step is not None:
         read += plan.sources(step)
         read += [gated[1] for gated in step.gated_inputs if gated is not None]
+    if step is not None and isinstance(step.plan, Flow):
+        read += [mask for value in op.inputs for mask in plan.hidden.read(value)]
     return [value for value in read if value.literal is None]
 
 

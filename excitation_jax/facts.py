@@ -14,6 +14,9 @@ from .bounds import ANYTHING, Interval
 from .fixed import fixed_elements, fixed_elementwise
 from .program import Nest, Op, Program, Value
 
+#: Constants from here down stand for minus infinity (in float16, -65504 does).
+FILL = -1e4
+
 
 @dataclass(eq=False, slots=True)
 class Facts:
@@ -86,6 +89,8 @@ class FactTable:
             self._visit(op)
 
     def _new(self, value: Value, facts: Facts) -> None:
+        if value.dtype == bool:
+            facts.interval = Interval(0, 1)
         if facts.origin is None:
             facts.origin, facts.function = value, _identity
         self._table[value] = facts
@@ -99,12 +104,12 @@ class FactTable:
             self._visit_constant(op, inputs)
         elif op.primitive is lax.select_n_p and not inputs[0].active:
             # A fixed mask: what it hides is no neuron's child, so it is not elementwise.
-            interval = bounds.output_interval(op, [facts.interval for facts in inputs])
+            interval = bounds.output_interval(op, _without_fill(inputs))
             self._new(op.outputs[0], Facts(True, interval, producer=op))
         elif (function := bounds.elementwise_function(op)) is not None:
             self._visit_elementwise(op, inputs, function)
         else:
-            interval = bounds.output_interval(op, [facts.interval for facts in inputs])
+            interval = bounds.output_interval(op, _without_fill(inputs))
             moved = bool(op.primitive in _CARRIES_GATES and inputs[0].gate)
             fixed = fixed_elements(
                 op, [facts.fixed for facts in inputs], [facts.active for facts in inputs]
@@ -239,6 +244,17 @@ class FactTable:
         if op.primitive is lax.pow_p and inputs[1].interval.high < 0:
             return True
         return all(facts.gate or not facts.active for facts in inputs)
+
+
+def _without_fill(inputs: Sequence[Facts]) -> list[Interval]:
+    """The operands' ranges; for a fill value that stands for minus infinity, the signal's.
+
+    The -1e9 of a masked maximum is not the bound of what the mask leaves.
+    """
+    signal = next(facts.interval for facts in inputs if facts.active)
+    return [
+        facts.interval if facts.active or facts.interval.high > FILL else signal for facts in inputs
+    ]
 
 
 def _at_border(facts: Facts, moved: bool) -> Facts:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import _compat, evaluation
-from .carriers import Arrays, Carried, Evaluation, carrier, read_value
+from .carriers import Arrays, Carried, Evaluation, carrier, discounted, metered, read_value
 from .program import Nest, Op, Program, Value
 from .rules.rule import Step
 
@@ -24,7 +24,7 @@ def evaluate_nest(run: Evaluation, step: Step, env: Arrays, carried: Carried) ->
     op = step.site.op
     assert op.nest is not None
     tapped = evaluation.taps_within(run.taps, [op])
-    tapped = [value for value in tapped if value not in op.outputs]
+    tapped = [tap for tap in tapped if tap is not op and tap not in op.outputs]
     if not tapped and not any(key[1] in op.inputs for key in carried):
         outputs = _compat.bind(
             op.primitive, op.params, *(read_value(env, value) for value in op.inputs)
@@ -162,9 +162,13 @@ def _branch(
 def _shard_map(
     run: Evaluation, op: Op, nest: Nest, tapped: Sequence[Value | Op], env: Arrays, carried: Carried
 ) -> None:
-    """The carriers are sharded as their values are."""
+    """The carriers are sharded as their values are.
+
+    What ends inside is metered at the border: a meter inside would be one on each device.
+    """
     (body,), params = nest.bodies, op.params
-    given = _inputs_with_carrier(run, op, nest, carried)
+    given, meter = _inputs_with_carrier(run, op, nest, carried), run.taps.get(op)
+    below = discounted(meter, {key: carried[key[0], op.inputs[key[1]]] for key in given})
     wanted = _outputs_with_carrier(run, op)
 
     def sharded(operands: list, carriers: list) -> tuple[list, list]:
@@ -181,7 +185,8 @@ def _shard_map(
         check_vma=params["check_vma"],
     )(
         [read_value(env, value) for value in op.inputs],
-        [carried[upper, op.inputs[i]] for upper, i in given],
+        list(below.values()),
     )
+    found = metered(meter, found)
     env.update(zip(op.outputs, outputs, strict=True))
     carried.update({(u, op.outputs[i]): c for (u, i), c in zip(wanted, found, strict=True)})

@@ -10,6 +10,7 @@ walk that starts at neuron i.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 
 from . import _compat
+from .hidden import Hidden
 from .orientation import Read, SignReader
 from .prepare import prepare
 from .program import Op, Value
@@ -25,6 +27,7 @@ from .rules.linear import Affine, Sum
 from .rules.pooling import Winner
 from .rules.rule import Flow, Inside, Step, Structure, Through
 from .rules.ruleset import EXCITATION, RuleSet
+from .rules.structure import Scatter
 
 #: The matrices are dense: this many neurons need 512 MB each.
 LARGEST_CHAIN = 8000
@@ -114,7 +117,7 @@ def markov_chain(
     }
     transition = np.zeros((ends[-1], ends[-1]))
     for step in plan.steps.values():
-        for value, block in _blocks(step, env):
+        for value, block in _blocks(step, env, plan.hidden):
             for output, rows in zip(step.site.op.outputs, block, strict=True):
                 if output in where:
                     transition[where[output], where[value]] += rows
@@ -127,7 +130,9 @@ def markov_chain(
     return MarkovChain(transition, where[program.outputs[0]], places)
 
 
-def _blocks(step: Step, env: dict[Value, Any]) -> list[tuple[Value, list[np.ndarray]]]:
+def _blocks(
+    step: Step, env: dict[Value, Any], hidden: Hidden
+) -> list[tuple[Value, list[np.ndarray]]]:
     """For each child value, the matrices (neurons of an output, neurons of the child)."""
     op, plan = step.site.op, step.plan
     if isinstance(plan, Through):
@@ -144,21 +149,29 @@ def _blocks(step: Step, env: dict[Value, Any]) -> list[tuple[Value, list[np.ndar
         )
     assert isinstance(plan, Structure | Flow)
     matrices = {i: _matrices(op, i, env) for i in plan.sources}
-    if isinstance(plan, Structure) or isinstance(step.rule, Winner):
+    moves = isinstance(step.rule, Scatter) and not step.rule.added
+    if moves or isinstance(plan, Structure) or isinstance(step.rule, Winner):
         return [(op.inputs[i], matrices[i]) for i in plan.sources]
-    if not isinstance(step.rule, Affine | Sum):
+    if not isinstance(step.rule, Affine | Sum | Scatter):
         raise NotImplementedError(
             f"no matrix for {type(step.rule).__name__}, the rule of {op.primitive.name} in "
             f"{step.site.path or 'the model'}"
         )
-    use_sign = not isinstance(step.rule, Affine) or step.rule.effective
-    sign = _sign(step.oriented_output if use_sign else None, op.outputs[0], env)
     weighted = isinstance(step.rule, Affine) and len(op.inputs) > 1
+    # Weights that depend on the input (attention) have no sign of their own.
+    fixed = not all(facts.active for facts in step.site.operands)
+    use_sign = weighted and fixed and step.rule.effective  # type: ignore[union-attr]
+    sign = _sign(step.oriented_output if use_sign else None, op.outputs[0], env)
     excitation = {}
     for i in plan.sources:
         (matrix,) = matrices[i]
         positive = np.maximum(sign[:, None] * matrix if weighted else matrix, 0)
-        excitation[i] = positive * _activation(step, i, env)[None, :]
+        excitation[i] = positive * _activation(step, i, env, hidden)[None, :]
+    if isinstance(step.rule, Sum) and step.rule.clamped:  # a signal and a constant (R5)
+        constant = {i: np.ravel(hidden.elements(op.inputs[i], env)) for i in plan.sources}
+        for i in plan.sources:
+            alone = matrices[i][0] @ ~constant[i] * (matrices[1 - i][0] @ constant[1 - i])
+            excitation[i] = np.where(alone[:, None] > 0, matrices[i][0], excitation[i])
     if isinstance(step.rule, Sum) and step.rule.skips == "nothing":
         skip = step.identity_skip
         if skip is not None:
@@ -178,11 +191,12 @@ def _matrices(op: Op, i: int, env: dict[Value, Any]) -> list[np.ndarray]:
 
     size = int(np.prod(op.inputs[i].shape))
     return [
-        np.asarray(jacobian, float).reshape(-1, size) for jacobian in jax.jacrev(apply)(operands[i])
+        np.asarray(jacobian, float).reshape(math.prod(value.shape), size)
+        for value, jacobian in zip(op.outputs, jax.jacrev(apply)(operands[i]), strict=True)
     ]
 
 
-def _activation(step: Step, i: int, env: dict[Value, Any]) -> np.ndarray:
+def _activation(step: Step, i: int, env: dict[Value, Any], hidden: Hidden) -> np.ndarray:
     """h of Eq. 6 for each neuron of operand ``i``."""
     value = step.site.op.inputs[i]
     x = np.ravel(np.asarray(env[value], float))
@@ -190,14 +204,13 @@ def _activation(step: Step, i: int, env: dict[Value, Any]) -> np.ndarray:
         return x
     facts, gated = step.site.operands[i], step.gated_inputs[i]
     if gated is not None:
-        h = np.maximum(x - gated[0] * np.ravel(np.asarray(env[gated[1]], float)), 0)
+        gate = np.broadcast_to(np.asarray(env[gated[1]], float), value.shape)
+        h = np.maximum(x - gated[0] * np.ravel(gate), 0)
     elif np.isfinite(facts.interval.low):
         h = np.maximum(x - facts.interval.low, 0)
     else:
         h = np.maximum(_sign(step.oriented_inputs[i], value, env) * x, 0)
-    if facts.fixed is None:
-        return h
-    return np.where(np.ravel(np.broadcast_to(facts.fixed, value.shape)), 0, h)
+    return np.where(np.ravel(hidden.elements(value, env)), 0, h)
 
 
 def _sign(reader: SignReader | None, value: Value, env: dict[Value, Any]) -> np.ndarray:

@@ -10,12 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from . import _compat
 from .analysis import Plan
 from .prepare import Prepared, prepare
 from .program import Op, Value
 from .rules.linear import Affine, Sum
-from .rules.rule import Flow, Inside, Step, Through
+from .rules.rule import Flow, Inside, Step, Structure, Through
 from .rules.ruleset import EXCITATION, RuleSet
+from .rules.structure import Scatter
 from .targets import Target, check_target, signal
 from .transform import top_down_pass
 
@@ -37,7 +39,9 @@ class RuleRow:
       steps: lengths of the loops that it is inside of.
       mass: the share of all probability that arrives at its output (of all steps of a loop
         together); None where the report was made without a target.
-      lost: the share that ends there, at units without excitatory input (Z_i = 0 in Eq. 6).
+      lost: the share that ends there: at units without excitatory input (Z_i = 0 in Eq. 6), or at
+        constants that were padded or masked into a signal. What ends inside a shard_map is shown
+        as lost at the shard_map.
     """
 
     path: str
@@ -119,7 +123,8 @@ class RuleReport:
             where = [f"{row.lost:.1%} at {_place(row)} ({row.primitive})" for row in self.losses]
             more = f" and {len(where) - 5} other places" if len(where) > 5 else ""
             if where:
-                lines.append("lost where no input excites: " + ", ".join(where[:5]) + more)
+                places = ", ".join(where[:5]) + more
+                lines.append(f"lost where no input excites, or at constants: {places}")
         return lines
 
 
@@ -193,7 +198,7 @@ def explain_rules(
         else:
             why = step.plan.equation if isinstance(step.plan, Through) else None
             kind, rule, note = "signal", why or step.rule.equation, _note(step, plan)
-        value = op.outputs[0]
+        value = next((v for v in op.outputs if v in plan.reached), op.outputs[0])
         rows.append(
             RuleRow(
                 plan.path(program, op), op.primitive.name, kind, plan.facts[value].interval.low,
@@ -211,9 +216,11 @@ def _run(
     target = check_target(prepared.out_shape, target)
     planned = [op for _, op in plan.program.all_ops(sharded=False) if op in plan.steps]
     arriving = {op: [v for v in op.outputs if v in plan.reached][:1] for op in planned}
-    sharing = [op for op in planned if isinstance(plan.steps[op].plan, Flow)]
+    # Where probability can end: at units that nothing excites, at padding and other constants.
+    ending = [op for op in planned if isinstance(plan.steps[op].plan, Flow | Structure | Inside)]
+    ending = [op for op in ending if op.nest is None or op.primitive is _compat.shard_map_p]
     values = [value for (value,) in arriving.values()]
-    read: list[Value | Op] = [*prepared.explained, *values, *sharing]
+    read: list[Value | Op] = [*prepared.explained, *values, *ending]
 
     @jax.jit
     def sums(captured: Sequence[Any], leaves: Sequence[Any]) -> tuple[Any, list[Any]]:
@@ -230,18 +237,19 @@ def _run(
     shares = [float(mass / total) for mass in found]
     first, second = len(prepared.explained), len(prepared.explained) + len(arriving)
     masses = dict(zip(arriving, shares[first:second], strict=True))
-    lost = dict(zip(sharing, shares[second:], strict=True))
+    lost = dict(zip(ending, shares[second:], strict=True))
     return masses, lost, sum(shares[:first])
 
 
 def _note(step: Step, plan: Plan) -> str:
     """Where A1 fails at an operation's children, and what is done about it."""
     notes = []
-    if isinstance(step.plan, Flow) and isinstance(step.rule, Affine | Sum):
+    shared_out = isinstance(step.rule, Affine | Sum | Scatter) and step.rule.equation[:2] != "R6"
+    if isinstance(step.plan, Flow) and shared_out:
         gated = dict(zip(step.site.op.inputs, step.gated_inputs, strict=True))
         for value in plan.sources(step):
             low = plan.facts[value].interval.low
-            if not step.rule.clamped:
+            if not step.rule.clamped:  # type: ignore[attr-defined]
                 if low < 0:
                     notes.append("A1 fails: child may be negative, taken as it is")
             elif (pair := gated[value]) is not None:

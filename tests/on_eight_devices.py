@@ -56,6 +56,52 @@ def gathered(params: tuple, x: jax.Array) -> jax.Array:
     return hidden @ params[1]
 
 
+def looped(params: tuple, x: jax.Array) -> jax.Array:
+    """Loops of either kind in each part; a while loop's counter is marked as varying."""
+    first, second, bias = params
+
+    def part(first: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
+        hidden = jax.nn.relu(x @ first + bias)
+
+        def step(state: tuple) -> tuple:
+            return state[0] + 1, jnp.tanh(state[1] * 0.5)
+
+        _, hidden = lax.while_loop(lambda state: state[0] < 2, step, (0, hidden))
+        return lax.fori_loop(0, 2, lambda _, h: jax.nn.relu(h - 0.01), hidden)
+
+    specs = (P(), P(), P("d"))
+    hidden = jax.shard_map(part, mesh=MESH, in_specs=specs, out_specs=P("d"))(first, bias, x)
+    return hidden @ second
+
+
+def looped_on_one(params: tuple, x: jax.Array) -> jax.Array:
+    first, second, bias = params
+    hidden = jax.nn.relu(x @ first + bias)
+    for _ in range(2):
+        hidden = jnp.tanh(hidden * 0.5)
+    for _ in range(2):
+        hidden = jax.nn.relu(hidden - 0.01)
+    return hidden @ second
+
+
+@pytest.mark.parametrize("contrastive", [False, True])
+def test_loops_in_the_parts(contrastive: bool) -> None:
+    found, wanted = (
+        ej.excitation_vjp(model, PARAMS, X, TARGETS, contrastive=contrastive)
+        for model in (looped, looped_on_one)
+    )
+    np.testing.assert_allclose(found.mwp, wanted.mwp, rtol=1e-4, atol=1e-6)
+
+
+def test_the_report_counts_what_is_lost_in_the_parts() -> None:
+    for model in (batch_in_parts, features_in_parts):
+        report = ej.explain_rules(model, PARAMS, X, target=TARGETS)
+        (row,) = (row for row in report.rows if row.primitive == "shard_map")
+        total = float(ej.excitation_vjp(model, PARAMS, X, TARGETS).mwp.sum()) / len(X)
+        assert report.reached == pytest.approx(total, abs=1e-5)
+        assert row.lost == pytest.approx(1 - report.reached, abs=1e-5) and row.lost > 0.01
+
+
 def test_there_are_eight_devices() -> None:
     assert jax.device_count() == 8
 

@@ -660,6 +660,12 @@ def test_lower_bound_of_an_activation_is_its_minimum(name: str) -> None:
     assert lower_bound(f, 2, 5) == pytest.approx(true, abs=1e-4)
 
 
+def test_the_lower_bound_at_a_kink() -> None:
+    """max(y, 1 / (1 + y)), y = |x|, has its minimum where both meet, between the grid's points."""
+    found = lower_bound(lambda x: jnp.maximum(jnp.abs(x), 1 / (1 + jnp.abs(x))), 2, 5)
+    assert found == pytest.approx((math.sqrt(5) - 1) / 2, abs=1e-8)
+
+
 GELU = minimum(jax.nn.gelu)
 SILU = minimum(jax.nn.silu)
 CARRIED: dict[str, tuple[Function, float]] = {
@@ -924,18 +930,6 @@ def test_padding_takes_nothing_whoever_adds_it() -> None:
     expected = excitation(matrix(own, shape), np.tanh(x) + 1, p)
     assert_close(pull(lambda x: own(jnp.tanh(x)), x, p), expected)
     assert_close(pull(explicit, x, p), expected)
-
-
-def test_a_mask_absorbs_what_it_hides() -> None:
-    """Also where h counts from a bound below zero: a hidden neuron is a constant."""
-    x, p = weights(2, 4), prior((2, 3))
-    mask = np.array([True, False, True, False])
-    w = weights(4, 3)
-    hidden = np.where(mask, np.tanh(x), 0.0)
-    j = matrix(lambda y: y @ w, (2, 4))
-    at_mask = excitation(j, hidden + 1, p)
-    found = pull(lambda x: jnp.where(mask, jnp.tanh(x), 0.0) @ w, x, p)
-    assert_close(found, np.where(mask, at_mask, 0))
 
 
 def test_a_sign_costs_nothing_where_there_is_no_scale() -> None:

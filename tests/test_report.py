@@ -90,7 +90,7 @@ def test_a_dead_layer_is_found() -> None:
     assert report.reached == 0
     text = str(report)
     assert "0.0% of the probability reached the explained input" in text
-    assert "lost where no input excites: 100.0% at dead (dot_general)" in text
+    assert "lost where no input excites, or at constants: 100.0% at dead (dot_general)" in text
 
 
 def test_loops() -> None:
@@ -105,6 +105,27 @@ def test_loops() -> None:
     assert inside[0].mass == pytest.approx(5, rel=1e-5)  # 1 at each step
     assert report.reached == pytest.approx(1, rel=1e-5)
     assert "x5" in str(report) and "5 steps, listed above" in str(report)
+
+
+def test_a_while_loop_has_the_bound_of_its_signal() -> None:
+    def model(x: jax.Array) -> jax.Array:
+        step = lambda state: (state[0] - 1, jnp.tanh(2 * state[1]))  # noqa: E731
+        return lax.while_loop(lambda state: state[0] > 0, step, (2, jnp.tanh(x)))[1]
+
+    rows = ej.explain_rules(lambda _, x: model(x), None, jnp.ones((1, 4))).rows
+    (row,) = (row for row in rows if row.primitive == "while")
+    assert row.lower_bound == -1
+
+
+def test_what_ends_at_constants_is_lost_there() -> None:
+    def model(_: None, x: jax.Array) -> jax.Array:
+        return jnp.pad(-jax.nn.softplus(x), ((0, 0), (1, 0))).max(1, keepdims=True)
+
+    report = ej.explain_rules(model, None, jnp.ones((2, 4)), target=0)
+    assert report.reached == 0
+    (row,) = report.losses
+    assert (row.primitive, row.lost) == ("pad", 1)
+    assert "lost where no input excites, or at constants: 100.0% at . (pad)" in str(report)
 
 
 def test_operations_without_a_rule_are_shown_and_nothing_is_computed() -> None:

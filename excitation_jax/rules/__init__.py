@@ -6,7 +6,7 @@ from .linear import Affine, Difference, Sum
 from .pooling import Winner
 from .rule import Call, Rule, Site, safe_divide
 from .ruleset import EXCITATION, EXCITATION_RESIDUAL, EXCITATION_TORCHRAY, RuleSet
-from .structure import Gather, Move, Select
+from .structure import Gather, Move, Scatter, Select
 
 __all__ = [
     "EXCITATION",
@@ -23,6 +23,7 @@ __all__ = [
     "Quotient",
     "Rule",
     "RuleSet",
+    "Scatter",
     "Select",
     "Site",
     "Sum",

@@ -163,9 +163,10 @@ class Sum(Rule):
         ratio = safe_divide(p, h[0] + h[1])
         shares = [ratio * h[0], ratio * h[1]]
         for i in range(2) if self.clamped else ():
-            constants = call.constants(1 - i)
-            if constants is not None:  # the sum of a signal and a constant (R5)
-                shares[i] = jnp.where(constants, p, shares[i])
+            constant, other = call.constants(i), call.constants(1 - i)
+            if other is not None:  # the sum of a signal and a constant (R5)
+                alone = other if constant is None else other & ~constant
+                shares[i] = jnp.where(alone, p, shares[i])
         return [unbroadcast(share, shape) for share, shape in zip(shares, shapes, strict=True)]
 
 

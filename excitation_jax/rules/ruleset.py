@@ -17,7 +17,7 @@ from .elementwise import Elementwise, Product, Quotient
 from .linear import Affine, Difference, Sum
 from .pooling import Winner
 from .rule import CustomRule, Rule
-from .structure import Gather, Move, Select
+from .structure import Gather, Move, Scatter, Select
 
 Primitive = _compat.Primitive
 
@@ -129,6 +129,8 @@ def excitation_rules(
         (Move(), (lax.slice_p, lax.dynamic_slice_p, lax.dynamic_update_slice_p)),
         (Move(), (lax.pad_p, lax.concatenate_p, lax.rev_p)),
         (Gather(), (lax.gather_p,)),
+        (Scatter(), (lax.scatter_p,)),
+        (Scatter(True, clamped), (lax.scatter_add_p,)),
         (Move(), _compat.existing("split", "tile", "stack", "unstack", "optimization_barrier")),
         (Select(), (lax.select_n_p,)),
         (Within(), (_compat.scan_p, _compat.while_p, _compat.cond_p, _compat.shard_map_p)),
