@@ -9,8 +9,9 @@ What holds:
 - Outputs are the model's to the last bit, operation by operation. XLA compiles the body of a loop
   or branch as a whole, with what the backward pass reads from it among its results, and so may
   fuse its operations in another way than the model's: there, outputs agree to rounding.
-- Probabilities are finite, not negative, and sum to at most one. Where every connection excites,
-  all arrives.
+- Probabilities are finite, not negative, and sum to at most one. What does not arrive at the
+  input is what `explain_rules` reports as lost. Where every connection excites, all arrives.
+- Without loops, they are those of the Markov chain, in which every operation is a dense matrix.
 - With loops and branches, they are those of the same program written out, if bounds are settled:
   the state has the same lower bound before the loop and after each step. Where it does not (a sum
   that falls by one at each step), a loop has to do with the least of them, and none is right for
@@ -22,6 +23,7 @@ Collectives across devices have something to do in on_eight_devices.py only.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 
@@ -33,8 +35,11 @@ from composed import TABLE, Program, alone, programs, programs_around
 from hypothesis import HealthCheck, given, settings
 
 import excitation_jax as ej
+from excitation_jax import markov
 from excitation_jax.rules import EXCITATION
 
+#: For a chain to be written out: its matrix has this many rows and columns.
+MOST_NEURONS = 2000
 #: Steps by what may be demanded of them.
 STRAIGHT = [entry for entry in TABLE.values() if not entry.loops]
 EXCITING = [entry for entry in STRAIGHT if entry.excites]
@@ -84,10 +89,48 @@ def check(program: Program) -> tuple[jax.Array, jax.Array, np.ndarray]:
     return x, prior, mwp
 
 
+def check_losses(program: Program, x: jax.Array, prior: jax.Array, mwp: np.ndarray) -> None:
+    # Without loops, nothing is gained from compiling the report.
+    quickly = contextlib.nullcontext() if program.loops else jax.disable_jit()
+    with quickly:
+        report = ej.explain_rules(program, program.params, x, target=prior)
+    assert report.reached == pytest.approx(mwp.sum(), abs=1e-4)
+    lost = sum(row.lost or 0 for row in report.rows)
+    assert report.reached + lost == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "count"), [("flat", 60), ("sequence", 80), ("image", 80), ("volume", 30)]
+)
+def test_without_loops(kind: str, count: int) -> None:
+    compared = []
+
+    @check_many(count)
+    @given(program=programs([kind], STRAIGHT))
+    def holds(program: Program) -> None:
+        x, prior, mwp = check(program)
+        if program.seed % 3 == 0:  # the report takes as long as all the rest
+            check_losses(program, x, prior, mwp)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(markov, "LARGEST_CHAIN", MOST_NEURONS)
+            try:
+                chain = markov.markov_chain(program, program.params, x)
+            except ValueError as error:
+                assert f"for at most {MOST_NEURONS}" in str(error)
+                chain = None
+        compared.append(chain is not None)
+        if chain is not None:
+            np.testing.assert_allclose(mwp, chain.mwp(prior), rtol=0, atol=1e-5)
+
+    holds()
+    assert np.mean(compared) > 0.7
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flat", "sequence", "image"])
 def test_where_every_connection_excites_all_probability_arrives(kind: str) -> None:
-    @check_many(40)
+    @check_many(30)
     @given(program=programs([kind], EXCITING, positive=True))
     def holds(program: Program) -> None:
         _, _, mwp = check(program)
@@ -111,6 +154,17 @@ def test_settled_loops_and_branches_against_the_program_written_out(kind: str) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_loops_and_branches_of_all_kinds(dtype: str) -> None:
+    @check_many(15)
+    @given(program=programs_around(LOOPS, ["flat", "sequence"], list(TABLE.values()), dtype=dtype))
+    def holds(program: Program) -> None:
+        check_losses(program, *check(program))
+
+    holds()
+
+
+@pytest.mark.slow
 def test_tokens_get_the_probability_of_what_was_found() -> None:
     @check_many(25)
     @given(program=programs(["tokens"], STRAIGHT))
@@ -128,9 +182,12 @@ def test_tokens_get_the_probability_of_what_was_found() -> None:
 
 
 @pytest.mark.slow
-def test_contrastive_maps_under_vmap_and_jit() -> None:
-    @check_many(30)
-    @given(program=programs(["flat", "sequence"], STRAIGHT, head=True))
+@pytest.mark.parametrize(
+    ("entries", "count"), [(STRAIGHT, 30), (list(TABLE.values()), 15)], ids=["straight", "all"]
+)
+def test_contrastive_maps_under_vmap_and_jit(entries: list, count: int) -> None:
+    @check_many(count)
+    @given(program=programs(["flat", "sequence"], entries, head=True))
     def holds(program: Program) -> None:
         x = jnp.asarray(program.input())
         function = functools.partial(program, program.params)
@@ -166,3 +223,9 @@ def met_by() -> dict[str, Program]:
 
 def test_every_supported_primitive_is_met() -> None:
     assert {primitive.name for primitive in EXCITATION.table} <= met_by().keys()
+
+
+@pytest.mark.slow
+def test_every_supported_primitive_alone() -> None:
+    for program in {repr(program): program for program in met_by().values()}.values():
+        check(program)

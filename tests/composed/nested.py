@@ -34,8 +34,9 @@ def join(name: str, *ranks: int, **options: Any) -> Callable[[Callable], Callabl
 
 
 def cross_attention(w: Weights, a: jax.Array, b: jax.Array) -> jax.Array:
+    a, b = (state.reshape(len(state), -1, state.shape[-1]) for state in (a, b))
     (query,), (key, value) = projections(w, a, 1), projections(w, b, 2)
-    return jax.nn.softmax(query @ key.swapaxes(1, 2)) @ value
+    return jax.nn.softmax(query @ key.mT) @ value
 
 
 def update_gate(w: Weights, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -211,7 +212,7 @@ def loop(apply: Callable, closing: Callable[[Body], Body], ready: Body) -> Calla
 
 
 for name, (apply, count) in LOOPS.items():
-    options = {"bodies": count, "loops": True, "sharded": name == "shard_map"}
+    options = {"bodies": count, "loops": True}
     step(name, excites=False, **options)(loop(apply, same_shape, identity))
     for act in (jax.nn.relu, jnp.tanh, jax.nn.sigmoid, jax.nn.gelu, jax.nn.elu):
         ready = settled(act)
@@ -219,7 +220,7 @@ for name, (apply, count) in LOOPS.items():
         step(f"{name} ({act.__name__})", settled=True, **options)(made)
 
 
-@step("collectives", loops=True, sharded=True, excites=False)
+@step("collectives", loops=True, excites=False)
 def collectives(w: Weights, x: jax.Array) -> jax.Array:
     """On one device, a sum over devices is one over an axis of length 1, all else the identity."""
     if w.written_out or w.on_mesh:

@@ -58,6 +58,11 @@ MOVES = {
     "shared out and summed": lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], 2, *x.shape[1:])
                                                         ).sum(1),
     "cropped": lambda x: padded(x, 1, -1, 0) if x.shape[1] > 1 else x,
+    "first set to last": lambda x: x.at[:, 0].set(x[:, -1]),
+    "segments summed": lambda x: jax.ops.segment_sum(
+        x.swapaxes(0, 1), np.arange(x.shape[1]) // 2, (x.shape[1] + 1) // 2).swapaxes(0, 1),
+    "some added to others": lambda x: x.at[:, np.zeros(2, int)].add(x[:, -2:])
+    if x.shape[1] > 1 else x,
 }  # fmt: skip
 #: Some elements of the result are constants.
 FILLED = {
@@ -100,6 +105,11 @@ register_functions(
 def class_token(w: Weights, x: jax.Array) -> jax.Array:
     token = jnp.broadcast_to(w.bias(1, 1, x.shape[-1]), (x.shape[0], 1, x.shape[-1]))
     return jnp.concatenate([token.astype(x.dtype), x], 1)
+
+
+@step("masked by an argument", excites=False)
+def masked_by_an_argument(w: Weights, x: jax.Array) -> jax.Array:
+    return jnp.where(w.scale(*x.shape[1:]) > 0, x, 0)
 
 
 @step("positions added")

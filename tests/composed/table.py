@@ -26,7 +26,6 @@ class Entry:
       excites: with positive weights and a positive state no probability ends in it or below.
       settled: a loop or branch whose state has the same lower bound before it and after each
         step, and which ends in an activation, so that no scale behind it belongs inside.
-      sharded: it is a shard_map.
     """
 
     name: str
@@ -36,7 +35,6 @@ class Entry:
     loops: bool = False
     excites: bool = True
     settled: bool = False
-    sharded: bool = False
 
     def __repr__(self) -> str:
         return self.name
