@@ -247,9 +247,10 @@ def distances(points: np.ndarray, pairs: Pairs) -> np.ndarray:
 
 def play(
     variables: dict[str, Any], pairs: Pairs, rules: Mapping[str, ej.RuleSet] = RULES,
-    layers: tuple[str, ...] = LAYERS, draws: int = 3,
+    layers: tuple[str, ...] = LAYERS, draws: int = 3, gradient: bool = True,
+    contrastive: tuple[bool, ...] = (False, True),
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """One row after the other: the baselines, then every rule set at every layer.
+    """One row after the other: the baselines, then MWP and c-MWP with every rule set and layer.
 
     "all" and "difficult" are shares of hits. Then `draws` times every value of every image
     changes at random by one grey level at most: "disturbed" is the share of hits among all pairs
@@ -293,12 +294,13 @@ def play(
 
     middle = np.full((len(sizes), 2), 0.5)
     yield row(("centre", "", ""), middle, [middle], np.nan)
-    for name, *figures in scored(gradients(variables), ("gradient", "gradient, blurred")):
-        yield row((name, "", "input"), *figures)
-    for contrastive, rule_set in itertools.product((False, True), rules):
-        method = attention(variables, rules[rule_set], contrastive, layers)
+    if gradient:
+        for name, *figures in scored(gradients(variables), ("gradient", "gradient, blurred")):
+            yield row((name, "", "input"), *figures)
+    for signed, rule_set in itertools.product(contrastive, rules):
+        method = attention(variables, rules[rule_set], signed, layers)
         for layer, *figures in scored(method, layers):
-            yield row(("c-MWP" if contrastive else "MWP", rule_set, layer), *figures)
+            yield row(("c-MWP" if signed else "MWP", rule_set, layer), *figures)
 
 
 def split(voc: Path, coco: Path) -> tuple[list[Photograph], list[Photograph]]:

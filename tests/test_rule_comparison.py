@@ -32,9 +32,16 @@ def test_pointing_game_on_mobilenet() -> None:
 
     rules = {"default": ej.EXCITATION, "TorchRay": ej.EXCITATION_TORCHRAY}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in mobilenet_pointing.play(variables, pairs, rules, ("block8",)):
-        print(row)
-        rows[row["method"], row["rules"]] = row
+    games = [
+        {"rules": rules, "contrastive": (False,)},
+        {"rules": {"default": ej.EXCITATION}, "contrastive": (True,), "draws": 1},
+    ]
+    for game in games:
+        for row in mobilenet_pointing.play(
+            variables, pairs, layers=("block8",), gradient=False, **game
+        ):
+            print(row)
+            rows[row["method"], row["rules"]] = row
     ours, torchray = rows["MWP", "default"], rows["MWP", "TorchRay"]
     assert ours["all"] > 0.65
     assert rows["c-MWP", "default"]["difficult"] > rows["centre", ""]["difficult"] + 0.1

@@ -37,7 +37,8 @@ def parameters(names: Iterable[str]) -> list[Any]:
     ]
 
 
-every_model = pytest.mark.parametrize("name", parameters(ENTRIES))
+# Grouped by model, so that one process computes what all of its tests look at.
+every_model = pytest.mark.parametrize("name", parameters(ENTRIES), scope="module")
 
 
 @dataclass(frozen=True)
