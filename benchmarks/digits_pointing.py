@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,9 +35,11 @@ def hits(maps: np.ndarray, scenes: Scenes) -> np.ndarray:
     return inside[present]
 
 
-def play(count: int, seed: int = 0, layer: str = "auto") -> dict[str, dict[str, float]]:
-    """Share of hits by method."""
-    model, variables = load()
+def play(
+    count: int, seed: int = 0, layer: str = "auto", network: tuple[Any, Any] | None = None
+) -> dict[str, dict[str, float]]:
+    """Share of hits by method, of the demo model or another (model, variables)."""
+    model, variables = network or load()
     scenes = make_scenes(seed, count, "test")
     every = np.broadcast_to(np.arange(10), (BATCH, 10))
     results = {}

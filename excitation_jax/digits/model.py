@@ -6,9 +6,13 @@ BatchNorm, identity and projection skips, global average pooling and a dense lay
 
 from __future__ import annotations
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from ..models.tdam import TopDownAttention
 
 STAGE_FEATURES = (16, 32, 64)
 STAGE_BLOCKS = (1, 2, 2)
@@ -62,9 +66,12 @@ class DigitsNet(nn.Module):
 
     Attributes:
         num_classes: number of logits.
+        attention_steps: how often stage 3 runs, with top-down attention around it (models/tdam.py);
+            1 is the plain network.
     """
 
     num_classes: int = 10
+    attention_steps: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -79,10 +86,24 @@ class DigitsNet(nn.Module):
             (N, num_classes) logits.
         """
         x = Stem(STAGE_FEATURES[0], name="stem")(x, train)
-        for stage, (features, blocks) in enumerate(
-            zip(STAGE_FEATURES, STAGE_BLOCKS, strict=True), 1
-        ):
-            for block in range(1, blocks + 1):
-                stride = 2 if block == 1 and stage > 1 else 1
-                x = ResidualBlock(features, stride, name=f"stage{stage}_block{block}")(x, train)
+        stages = [
+            [
+                ResidualBlock(
+                    features, 2 if block == 1 < stage else 1, name=f"stage{stage}_block{block}"
+                )
+                for block in range(1, blocks + 1)
+            ]
+            for stage, (features, blocks) in enumerate(
+                zip(STAGE_FEATURES, STAGE_BLOCKS, strict=True), 1
+            )
+        ]
+        for block in itertools.chain(*stages[:-1]):
+            x = block(x, train)
+
+        def last_stage(x: jax.Array, train: bool) -> jax.Array:
+            for block in stages[-1]:
+                x = block(x, train)
+            return x
+
+        x = TopDownAttention(last_stage, self.attention_steps, name="attention")(x, train)
         return nn.Dense(self.num_classes, name="head")(jnp.mean(x, axis=(1, 2)))

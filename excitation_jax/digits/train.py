@@ -38,7 +38,10 @@ Variables = dict[str, Any]
 
 
 def train(
-    steps: int = STEPS, seed: int = 0, on_step: Callable[[int, jax.Array], None] | None = None
+    steps: int = STEPS,
+    seed: int = 0,
+    on_step: Callable[[int, jax.Array], None] | None = None,
+    model: DigitsNet | None = None,
 ) -> Variables:
     """Trains `DigitsNet` from random weights on scenes of the train split.
 
@@ -49,6 +52,7 @@ def train(
         seed: fixes the initial weights and the scenes. One machine gives one result a seed.
         on_step: called after each step with the number of steps taken and the scalar loss,
             which may still be under way: reading it waits.
+        model: the network, if not the plain one.
 
     Returns:
         {"params": ..., "batch_stats": ...}.
@@ -61,7 +65,7 @@ def train(
         raise ValueError(f"steps must be in 1..{_SCENE_SEEDS}, got {steps}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
-    model = DigitsNet()
+    model = model or DigitsNet()
     schedule = optax.cosine_onecycle_schedule(steps, PEAK_LEARNING_RATE, pct_start=0.2)
     optimizer = optax.adamw(schedule, weight_decay=WEIGHT_DECAY)
 
@@ -90,9 +94,11 @@ def train(
     return variables
 
 
-def predict(variables: Variables, images: ArrayLike, batch: int = 100) -> NDArray[np.float32]:
+def predict(
+    variables: Variables, images: ArrayLike, batch: int = 100, model: DigitsNet | None = None
+) -> NDArray[np.float32]:
     """Logits (N, 10) of images (N, 96, 96, 3), computed `batch` images at a time."""
-    forward = jax.jit(DigitsNet().apply)
+    forward = jax.jit((model or DigitsNet()).apply)
     images = np.asarray(images)
     logits = [forward(variables, images[i : i + batch]) for i in range(0, len(images), batch)]
     return np.concatenate(logits)
