@@ -105,5 +105,8 @@ class DigitsNet(nn.Module):
                 x = block(x, train)
             return x
 
-        x = TopDownAttention(last_stage, self.attention_steps, name="attention")(x, train)
+        if self.attention_steps == 1:
+            x = last_stage(x, train)
+        else:
+            x = TopDownAttention(last_stage, self.attention_steps, name="attention")(x, train)
         return nn.Dense(self.num_classes, name="head")(jnp.mean(x, axis=(1, 2)))
