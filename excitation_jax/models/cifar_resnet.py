@@ -23,6 +23,7 @@ import numpy as np
 from flax import traverse_util
 
 from . import weights
+from .heads import classify
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,18 +68,22 @@ class CifarResNet(nn.Module):
 
     Attributes:
         depth: number of layers with weights, 6 n + 2 for n blocks in each of three stages.
-        num_classes: number of logits.
+        num_classes: number of logits; None leaves the classifier out and returns the pooled
+            features (N, 64).
+        fully_convolutional: scores at each position (N, h, w, num_classes) instead of logits;
+            see `heads.classify`.
 
     Raises:
         ValueError: `depth` is not 6 n + 2.
     """
 
     depth: int = 20
-    num_classes: int = 10
+    num_classes: int | None = 10
+    fully_convolutional: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits of the images `x`, made by `preprocess`."""
+        """Logits, scores or features of the images `x`, made by `preprocess`."""
         blocks, rest = divmod(self.depth - 2, 6)
         if blocks < 1 or rest:
             raise ValueError(f"a CIFAR ResNet has 8, 14, 20, 26, 32, ... layers, not {self.depth}")
@@ -87,7 +92,7 @@ class CifarResNet(nn.Module):
             for block in range(blocks):
                 stride = 2 if stage > 1 and block == 0 else 1
                 x = BasicBlock(features, stride, name=f"layer{stage}_{block}")(x)
-        return nn.Dense(self.num_classes, name="linear")(jnp.mean(x, axis=(1, 2)))
+        return classify(x, self.num_classes, self.fully_convolutional, "linear")
 
 
 def preprocess(images: Image | np.ndarray) -> jax.Array:

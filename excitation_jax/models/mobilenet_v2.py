@@ -26,6 +26,8 @@ import numpy as np
 from flax import traverse_util
 
 from . import weights
+from .heads import classify
+from .preprocessing import symmetric_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,13 +75,16 @@ class MobileNetV2(nn.Module):
     Attributes:
         num_classes: number of logits; None leaves the classifier out and returns the pooled
             features (N, 1280).
+        fully_convolutional: scores at each position (N, h, w, num_classes) instead of logits;
+            see `heads.classify`.
     """
 
     num_classes: int | None = 1000
+    fully_convolutional: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits, or features, of the images `x`, made by `preprocess`."""
+        """Logits, scores or features of the images `x`, made by `preprocess`."""
         # Flax's default padding is TensorFlow's 'SAME', which the weights were trained with.
         x = nn.relu6(nn.Conv(32, (3, 3), 2, name="stem")(x))
         block = 0
@@ -89,10 +94,7 @@ class MobileNetV2(nn.Module):
                 x = InvertedResidual(expansion, features, first_stride, name=f"block{block}")(x)
                 block += 1
         x = nn.relu6(nn.Conv(1280, (1, 1), name="head")(x))
-        x = jnp.mean(x, axis=(1, 2))
-        if self.num_classes is None:
-            return x
-        return nn.Dense(self.num_classes, name="logits")(x)
+        return classify(x, self.num_classes, self.fully_convolutional, "logits")
 
 
 def preprocess(image: Image | np.ndarray, size: tuple[int, int] = (224, 224)) -> jax.Array:
@@ -109,20 +111,7 @@ def preprocess(image: Image | np.ndarray, size: tuple[int, int] = (224, 224)) ->
         ValueError: an array that is not uint8 (H, W, 3).
         ImportError: Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("preprocess needs Pillow: pip install pillow") from error
-    if not isinstance(image, Image.Image):
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
-            raise ValueError(
-                f"preprocess takes a PIL image or a uint8 array (H, W, 3) in RGB, not "
-                f"{array.dtype} {array.shape}; for several images call it on each and concatenate"
-            )
-        image = Image.fromarray(array)
-    warped = image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)
-    return jnp.asarray(np.asarray(warped, np.float32)[None] / 127.5 - 1)
+    return symmetric_rgb(resize=size, crop=None, warp=True)(image)
 
 
 def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:

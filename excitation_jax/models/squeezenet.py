@@ -1,4 +1,4 @@
-"""SqueezeNet v1.0 [Iandola et al. 2016] as its Caffe release computes it.
+"""SqueezeNet v1.0 and v1.1 [Iandola et al. 2016] in Flax Linen, by default as Caffe's v1.0.
 
     from excitation_jax.models import squeezenet
 
@@ -7,13 +7,14 @@
     logits = model.apply(variables, squeezenet.preprocess(PIL.Image.open("cat.jpg")))
 
 Layers are read by their module paths: conv1 (before its ReLU), pool1, fire2, fire3, fire4,
-pool4, fire5 to fire8, pool8, fire9, conv_final (the score map before its ReLU).
+pool4, fire5 to fire8, pool8, fire9, conv_final (the score map before its ReLU). v1.1 has pool3 and
+pool5 in place of pool4 and pool8.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import flax.linen as nn
 import jax
@@ -21,26 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import weights
+from .pooling import MaxPool
+from .preprocessing import caffe_bgr
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_MEAN_BGR = (104.0, 117.0, 123.0)
-
-
-class MaxPool(nn.Module):
-    """A 3x3 max-pool of stride 2 whose last window may hang over the edge (Caffe rounds up).
-
-    A module only so that its value has a path to be read by. (N, H, W, C) -> (N, h, w, C) with
-    h = ceil((H - 3) / 2) + 1.
-    """
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Pool `x`."""
-        overhang = [(0, (size - 3) % 2) for size in x.shape[1:3]]
-        pooled: jax.Array = nn.max_pool(x, (3, 3), (2, 2), overhang)
-        return pooled
+#: Caffe's: warp to 256x256, the central 227x227, BGR minus the mean.
+PREPROCESSING = caffe_bgr((104.0, 117.0, 123.0), crop=227)
 
 
 class Fire(nn.Module):
@@ -62,33 +51,48 @@ class Fire(nn.Module):
 
 
 class SqueezeNet(nn.Module):
-    """SqueezeNet v1.0 at inference: (N, 227, 227, 3) BGR minus mean -> (N, num_classes) logits.
+    """SqueezeNet at inference: (N, 227, 227, 3) BGR minus mean -> (N, num_classes) logits.
 
     Other heights and widths work too: the last pooling is over all positions. Dropout, which is
     off at inference, is left out.
+
+    Attributes:
+        num_classes: number of logits; None leaves the classifier out and returns the pooled
+            features (N, 512).
+        fully_convolutional: the score map (N, h, w, num_classes) that the logits are the mean
+            of, behind its ReLU; or the feature map fire9.
+        version: "1.0", or "1.1", which pools earlier and has 64 3x3 filters in conv1.
+        final_padding: of the last convolution, 1 in Caffe's v1.0. Caffe's v1.1 and
+            torchvision's networks, which take 224x224 normalised RGB, have 0.
+
+    Raises:
+        ValueError: another version.
     """
 
-    num_classes: int = 1000
+    num_classes: int | None = 1000
+    fully_convolutional: bool = False
+    version: Literal["1.0", "1.1"] = "1.0"
+    final_padding: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits of the images `x`, made by `preprocess`."""
-        x = nn.relu(nn.Conv(96, (7, 7), 2, padding="VALID", name="conv1")(x))
+        """Logits, scores or features of the images `x`, made by `preprocess`."""
+        if self.version not in ("1.0", "1.1"):
+            raise ValueError(f'version must be "1.0" or "1.1", not {self.version!r}')
+        channels, window, pooled = (96, 7, (4, 8)) if self.version == "1.0" else (64, 3, (3, 5))
+        x = nn.relu(nn.Conv(channels, (window, window), 2, padding="VALID", name="conv1")(x))
         x = MaxPool(name="pool1")(x)
-        x = Fire(16, 64, name="fire2")(x)
-        x = Fire(16, 64, name="fire3")(x)
-        x = Fire(32, 128, name="fire4")(x)
-        x = MaxPool(name="pool4")(x)
-        x = Fire(32, 128, name="fire5")(x)
-        x = Fire(48, 192, name="fire6")(x)
-        x = Fire(48, 192, name="fire7")(x)
-        x = Fire(64, 256, name="fire8")(x)
-        x = MaxPool(name="pool8")(x)
-        x = Fire(64, 256, name="fire9")(x)
-        # The padding of a 1x1 convolution is Caffe's: a border of the bias alone, which the
-        # average counts.
-        x = nn.relu(nn.Conv(self.num_classes, (1, 1), padding=1, name="conv_final")(x))
-        return jnp.mean(x, axis=(1, 2))
+        for i, squeeze in enumerate((16, 16, 32, 32, 48, 48, 64, 64), 2):
+            x = Fire(squeeze, 4 * squeeze, name=f"fire{i}")(x)
+            if i in pooled:
+                x = MaxPool(name=f"pool{i}")(x)
+        if self.num_classes is not None:
+            # Padding a 1x1 convolution, as Caffe's v1.0 does, adds a border of the bias alone,
+            # which the average counts.
+            padding = self.final_padding
+            x = nn.Conv(self.num_classes, (1, 1), padding=padding, name="conv_final")(x)
+            x = nn.relu(x)
+        return x if self.fully_convolutional else jnp.mean(x, axis=(1, 2))
 
 
 def preprocess(image: Image | np.ndarray) -> jax.Array:
@@ -106,21 +110,7 @@ def preprocess(image: Image | np.ndarray) -> jax.Array:
         ValueError: an array that is not uint8 (H, W, 3).
         ImportError: Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("preprocess needs Pillow: pip install pillow") from error
-    if not isinstance(image, Image.Image):
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
-            raise ValueError(
-                f"preprocess takes a PIL image or a uint8 array (H, W, 3) in RGB, not "
-                f"{array.dtype} {array.shape}; for several images call it on each and concatenate"
-            )
-        image = Image.fromarray(array)
-    warped = image.convert("RGB").resize((256, 256), Image.Resampling.BILINEAR)
-    rgb = np.asarray(warped.crop((14, 14, 241, 241)), np.float32)
-    return jnp.asarray(rgb[None, :, :, ::-1] - np.array(_MEAN_BGR, np.float32))
+    return PREPROCESSING(image)
 
 
 def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:

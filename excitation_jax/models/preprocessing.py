@@ -1,0 +1,165 @@
+"""From a picture to a network's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Of ImageNet's pixels in RGB: 255 times (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).
+_IMAGENET_MEAN = (123.675, 116.28, 103.53)
+_IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a network wants its pictures: resize, crop, order the channels, (x - mean) / std.
+
+    Attributes:
+        mean, std: of each channel, in grey levels (0 to 255) and in the order of `channels`.
+        resize: side that the picture is resized to (bilinear); (height, width) where the two
+            differ, which needs `warp`.
+        crop: side of the central square that is cut out after that; None: nothing is cut off.
+        warp: True resizes to a square whatever the picture's shape; False keeps the shape, and
+            `resize` is the shorter side.
+        channels: order of the channels in the result.
+
+    Raises:
+        ValueError: sizes that are not positive, a crop larger than `resize`, or a picture that
+            would keep its shape though nothing makes it square (`warp` False and no `crop`).
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    resize: int | tuple[int, int] = 256
+    crop: int | None = 224
+    warp: bool = False
+    channels: Literal["RGB", "BGR"] = "RGB"
+
+    def __post_init__(self) -> None:
+        sides = self.resize if isinstance(self.resize, tuple) else (self.resize,)
+        if min(sides) < 1 or (self.crop is not None and not 1 <= self.crop <= min(sides)):
+            raise ValueError(
+                f"resize and crop must be positive, and crop at most resize, not resize="
+                f"{self.resize} and crop={self.crop}"
+            )
+        if not self.warp and (self.crop is None or isinstance(self.resize, tuple)):
+            raise ValueError(
+                f"resize={self.resize} and crop={self.crop} do not give pictures of one size: "
+                "use warp=True, or a single side to resize to and a crop"
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the result, but for `keep_aspect`."""
+        if self.crop is not None:
+            return self.crop, self.crop
+        return self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+
+    def __call__(self, image: Image | np.ndarray, keep_aspect: bool = False) -> jax.Array:
+        """The network's input for one picture.
+
+        Args:
+            image: a PIL image, which is converted to RGB, or uint8 (H, W, 3) in RGB.
+            keep_aspect: for fully convolutional networks: the whole picture in its own shape,
+                the shorter side as long as that of the network's usual input.
+
+        Returns:
+            float32 (1, height, width, 3).
+
+        Raises:
+            ValueError: an array that is not uint8 (H, W, 3).
+            ImportError: Pillow is not installed.
+        """
+        picture = _as_picture(image)
+        if keep_aspect:
+            picture = _with_shorter_side(picture, min(self.size))
+        elif self.warp:
+            height, width = self.resize if isinstance(self.resize, tuple) else (self.resize,) * 2
+            picture = _resized(picture, height, width)
+        else:
+            assert isinstance(self.resize, int)  # __post_init__ refuses a pair
+            picture = _with_shorter_side(picture, self.resize)
+        if self.crop is not None and not keep_aspect:
+            left, top = (round((side - self.crop) / 2) for side in picture.size)
+            picture = picture.crop((left, top, left + self.crop, top + self.crop))
+        pixels = np.asarray(picture, np.float32)[None]
+        if self.channels == "BGR":
+            pixels = pixels[..., ::-1]
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        return jnp.asarray((pixels - mean) / std)
+
+    def view(self, image: Image | np.ndarray) -> Image:
+        """The part of a picture that its input shows, in the picture's own resolution."""
+        picture = _as_picture(image)
+        if self.crop is None:
+            return picture
+        if self.warp:
+            height, width = self.resize if isinstance(self.resize, tuple) else (self.resize,) * 2
+        else:
+            assert isinstance(self.resize, int)
+            width, height = _scaled(picture, self.resize)
+        box = []
+        for side, own in zip((width, height), picture.size, strict=True):
+            start = round((side - self.crop) / 2)
+            near, far = round(start * own / side), round((start + self.crop) * own / side)
+            box.append((near, max(far, near + 1)))
+        (left, right), (top, bottom) = box
+        return picture.crop((left, top, right, bottom))
+
+
+def imagenet_rgb(resize: int = 256, crop: int | None = 224, warp: bool = False) -> Preprocessing:
+    """torchvision's: RGB minus ImageNet's mean, over its deviation."""
+    return Preprocessing(_IMAGENET_MEAN, _IMAGENET_STD, resize, crop, warp)
+
+
+def symmetric_rgb(
+    resize: int | tuple[int, int] = 256, crop: int | None = 224, warp: bool = False
+) -> Preprocessing:
+    """TensorFlow's for the MobileNets: RGB / 127.5 - 1, of 87.5 % of the picture by default."""
+    return Preprocessing((127.5,) * 3, (127.5,) * 3, resize, crop, warp)
+
+
+def caffe_bgr(mean: tuple[float, float, float], crop: int = 224) -> Preprocessing:
+    """Caffe's: warp to 256x256, cut the centre out, BGR in grey levels minus the mean."""
+    return Preprocessing(mean, crop=crop, warp=True, channels="BGR")
+
+
+def _as_picture(image: Image | np.ndarray) -> Image:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("preprocess needs Pillow: pip install pillow") from error
+    if not isinstance(image, Image.Image):
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+            raise ValueError(
+                f"preprocess takes a PIL image or a uint8 array (H, W, 3) in RGB, not "
+                f"{array.dtype} {array.shape}; for several images call it on each and concatenate"
+            )
+        image = Image.fromarray(array)
+    return image.convert("RGB")
+
+
+def _with_shorter_side(picture: Image, side: int) -> Image:
+    width, height = _scaled(picture, side)
+    return _resized(picture, height, width)
+
+
+def _scaled(picture: Image, side: int) -> tuple[int, int]:
+    """(width, height) of a picture whose shorter side is made that long."""
+    shorter = min(picture.size)
+    width, height = (own * side // shorter for own in picture.size)
+    return width, height
+
+
+def _resized(picture: Image, height: int, width: int) -> Image:
+    from PIL import Image
+
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
