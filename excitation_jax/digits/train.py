@@ -23,6 +23,8 @@ import optax
 import orbax.checkpoint as ocp
 from numpy.typing import ArrayLike, NDArray
 
+from ..precision import average_precision as average_precision
+from ..precision import mean_average_precision
 from .model import DigitsNet
 from .scenes import SIDE, make_scenes
 
@@ -102,40 +104,6 @@ def predict(
     images = np.asarray(images)
     logits = [forward(variables, images[i : i + batch]) for i in range(0, len(images), batch)]
     return np.concatenate(logits)
-
-
-def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under one class's precision-recall curve, taken as a sum of rectangles.
-
-    AP = sum_n (R_n - R_(n-1)) P_n over the distinct scores, highest first, where P_n and R_n are
-    the precision and the recall of answering "present" from the n-th score on.
-
-    Args:
-        labels: (N,) true, or 1, where the class is present.
-        scores: (N,) higher where the class is thought likelier; equal scores share a threshold.
-
-    Raises:
-        ValueError: the class is never present, so that recall is undefined.
-    """
-    scores = np.asarray(scores)
-    order = np.argsort(-scores, kind="stable")
-    found = np.cumsum(np.asarray(labels)[order] > 0)
-    if not len(found) or not found[-1]:
-        raise ValueError("average precision is undefined for a class that is never present")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(found) - 1)  # of equal scores
-    recall = found[last] / found[-1]
-    precision = found[last] / (last + 1)
-    return float(np.sum(np.diff(recall, prepend=0) * precision))
-
-
-def mean_average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Mean over the classes of `average_precision`; labels and scores are (N, classes).
-
-    Raises:
-        ValueError: some class is never present.
-    """
-    columns = zip(np.asarray(labels).T, np.asarray(scores).T, strict=True)
-    return float(np.mean([average_precision(*column) for column in columns]))
 
 
 def save(variables: Variables, out: Path) -> None:

@@ -1,0 +1,75 @@
+"""Mean average precision on VOC07 test images of MobileNetV2 with a fine-tuned output layer.
+
+The papers' recipe (only the output layer, sigmoid cross-entropy, learning rate 0.01, momentum 0.9,
+mirrored squares resized to 256, random crops and flips), on the images that the pointing game in
+mobilenet_pointing.py trains its head with.
+
+    python benchmarks/fine_tuning.py --weights MOBILENET_V2.npz --voc VOC --coco COCO
+
+VOC holds JPEGImages/, Annotations/ and ImageSets/Main/{all,voc07test}.txt; COCO holds
+annotations/instances_train2017.json and train2017/. Photographs are tested by their central crops,
+and once more warped to 224x224, as the pointing game shows them.
+
+43 photographs are few: where a class occurs once, one photograph more or less ahead of it moves the
+mean by up to 0.03. Seed 0 gives 0.656 after 90 steps and seed 1 0.625, but 0.665 after 180. On
+features of 90 batches in 12 random orders, 90 steps gave 0.650 in the mean (0.622 to 0.670) and 180
+steps 0.658 (0.625 to 0.678). Decaying the learning rate made that worse in as many steps, doubling
+it changed nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from excitation_jax import training
+from excitation_jax.models import mobilenet_v2
+from excitation_jax.training.command import split
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--voc", type=Path, required=True)
+    parser.add_argument("--coco", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=90, help="of 32 photographs each (90)")
+    parser.add_argument("--seed", type=int, default=0, help="of order, crops and flips (0)")
+    parser.add_argument("--out", type=Path, help="keep checkpoints here, to continue")
+    options = parser.parse_args()
+
+    records, tests = split(options.voc, "all", "voc07test", options.coco)
+    epochs = options.steps * 32 / len(records)
+    print(f"{len(records)} images to train with for {epochs:.1f} epochs, {len(tests)} to test with")
+    model = mobilenet_v2.MobileNetV2(len(training.VOC_CLASSES))
+    variables = training.new_output_layer(model, mobilenet_v2.load_npz(options.weights))
+    start = time.perf_counter()
+    losses = []
+
+    def on_step(taken: int, loss: float, precision: float | None) -> None:
+        losses.append(loss)
+        if precision is not None:
+            figures = f"loss {np.mean(losses):.3f}, mAP {precision:.3f}"
+            print(f"step {taken:4d}: {figures} ({time.perf_counter() - start:.0f} s)", flush=True)
+            losses.clear()
+
+    variables = training.fine_tune(
+        model, variables, records, steps=options.steps, seed=options.seed, validation=tests,
+        validate_every=15, on_step=on_step, directory=options.out,
+    )  # fmt: skip
+    warped = []
+    for record in tests:
+        with Image.open(record.path) as image:
+            warped.append(np.asarray(mobilenet_v2.preprocess(image)))
+    logits = jax.jit(model.apply)(variables, np.concatenate(warped))
+    print(f"mAP of the photographs warped: {training.precision_of(tests, logits):.3f}")
+
+
+if __name__ == "__main__":
+    main()

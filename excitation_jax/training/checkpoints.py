@@ -1,0 +1,160 @@
+"""The directory of one run of `fine_tune`: what it was asked for, and where it stands.
+
+`run.json` says what the run is. Beside it lie the last checkpoints, by Orbax, each a folder with
+the step's number that holds the output layer, the optimizer's state and the input's position. All
+of it is written under another name and renamed, so a process may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+_RUN = "run.json"
+_PARTIAL = ".run.json.partial"
+_KEPT = 2  # checkpoints
+
+Configuration = Mapping[str, str | int | float]
+
+
+class State(NamedTuple):
+    """What changes in a run.
+
+    head: the output layer's parameters.
+    optimizer: Optax's state for them.
+    position: the input iterator's state. With the seed, all that decides what is drawn next.
+    """
+
+    head: Any
+    optimizer: Any
+    position: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints in a directory, which belongs to one configuration. A context manager.
+
+    Args:
+        directory: made if it is missing, with its parents.
+        configuration: all that a continued run must have in common with the one that it continues.
+            None takes the directory as it is, only to read: the run may be going on.
+
+    Raises:
+        FileExistsError: the directory holds a run of another configuration (the message says what
+            differs), or something else.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], configuration: Configuration | None):
+        self.directory = Path(directory).absolute()
+        if configuration is not None:
+            _claim(self.directory, configuration)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=_KEPT,
+            cleanup_tmp_directories=configuration is not None,  # what a killed process left
+            enable_async_checkpointing=False,
+            read_only=configuration is None,
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def latest(self, like: State) -> tuple[int, State] | None:
+        """The last checkpoint's step and state, or None where there is none yet.
+
+        Args:
+            like: a state with arrays of the same shapes, such as the one at the beginning.
+
+        Raises:
+            ValueError: the checkpoint is damaged.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        arrays = jax.tree.map(np.asarray, {"head": like.head, "optimizer": like.optimizer})
+        wanted = ocp.args.Composite(
+            arrays=ocp.args.StandardRestore(arrays), position=ocp.args.JsonRestore()
+        )
+        try:
+            restored = self._manager.restore(step, args=wanted)
+        except Exception as error:  # what is raised depends on the file that is damaged
+            raise ValueError(
+                f"the checkpoint {self.directory / str(step)} is damaged; remove it to continue "
+                f"from the one before: {error}"
+            ) from error
+        arrays = jax.tree.map(jnp.asarray, restored["arrays"])
+        return step, State(arrays["head"], arrays["optimizer"], restored["position"])
+
+    def save(self, step: int, state: State) -> None:
+        """Writes a checkpoint, and removes all but the last two."""
+        # NumPy arrays, because a jax.Array would have this machine's devices recorded with it.
+        arrays = jax.tree.map(np.asarray, {"head": state.head, "optimizer": state.optimizer})
+        written = ocp.args.Composite(
+            arrays=ocp.args.StandardSave(arrays), position=ocp.args.JsonSave(state.position)
+        )
+        self._manager.save(step, args=written)
+
+
+def digest(*arrays: Any) -> str:
+    """A short name for the contents, types, shapes and order of the arrays in pytrees."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(arrays):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{array.dtype} {array.shape};".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def configuration_of(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration that a run's directory belongs to.
+
+    Raises:
+        FileNotFoundError: there is no run in the directory.
+        ValueError: what says so is damaged.
+    """
+    path = Path(directory) / _RUN
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{directory} holds no run: there is no {_RUN} in it") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it describes no run")
+    return found
+
+
+def _claim(directory: Path, configuration: Configuration) -> None:
+    """Makes the directory the run's, or finds out that it is."""
+    directory.mkdir(parents=True, exist_ok=True)
+    wanted = dict(configuration)
+    if (directory / _RUN).exists():
+        found = configuration_of(directory)
+        different = [
+            f"{key} was {found.get(key)!r}, is {wanted.get(key)!r}"
+            for key in sorted({*found, *wanted})
+            if found.get(key) != wanted.get(key)
+        ]
+        if different:
+            raise FileExistsError(
+                f"{directory} holds another run ({'; '.join(different)}): choose another directory"
+            )
+        return
+    if any(path.name != _PARTIAL for path in directory.iterdir()):
+        raise FileExistsError(
+            f"{directory} is not empty and holds no run: choose another directory"
+        )
+    partial = directory / _PARTIAL
+    partial.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
+    os.replace(partial, directory / _RUN)
