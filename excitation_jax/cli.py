@@ -1,4 +1,4 @@
-"""The command `excitation-jax`: demo, explain and layers.
+"""The command `excitation-jax`: demo, explain, layers and import-weights.
 
 Here are the arguments, the progress bar and the errors; what the commands do is in `commands`,
 which imports JAX and is only imported to run one: --help and a typing error answer at once.
@@ -22,10 +22,25 @@ from . import __version__
 from .class_names import MOST_TARGETS
 
 PROGRAM = "excitation-jax"
-MODELS = ("digits", "squeezenet")
+#: Those of the registry, which would have to import JAX to tell (a test compares).
+MODELS = (
+    "digits", "squeezenet", "cnn_s", "vgg16", "vgg16_caffe", "googlenet", "googlenet_caffe",
+    "googlenet_tags", "resnet18", "resnet50", "resnet50_caffe", "squeezenet_v1_0",
+    "squeezenet_v1_0_caffe", "squeezenet_v1_1", "squeezenet_v1_1_caffe", "mobilenet_v1_025",
+    "mobilenet_v2", "cifar_resnet20", "cifar_resnet32", "resnet18_tdam", "resnet50_tdam",
+)  # fmt: skip
 
 # The part of the package's extras that each optional module comes with.
-_EXTRAS = {"PIL": "plots", "rich": "plots", "matplotlib": "plots", "sklearn": "data"}
+_EXTRAS = {
+    "PIL": "plots", "rich": "plots", "matplotlib": "plots", "sklearn": "data",
+    "safetensors": "weights", "google": "weights", "huggingface_hub": "hub",
+}  # fmt: skip
+
+_NETWORKS = "the network: %(choices)s"
+_WEIGHTS = (
+    "the network's weights: a .safetensors, .caffemodel or .npz file, the directory of a "
+    "checkpoint, or hub:org/name"
+)
 
 _DEMO_SEED = 14  # three digits, all of them easy to see
 
@@ -47,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             announce("loading JAX")
             from . import commands
 
-            report = getattr(commands, arguments.command)(arguments, announce)
+            run = getattr(commands, arguments.command.replace("-", "_"))
+            report = run(arguments, announce)
         print(report, flush=True)
     except KeyboardInterrupt:
         if debug:
@@ -154,7 +170,42 @@ def _parser() -> _Parser:
         """,
     )
     _add_model(layers, "optional: the names do not depend on the weights")
+    _add_import(
+        command(
+            "import-weights",
+            3,
+            "turn another framework's weights into a checkpoint",
+            """\
+            Reads the weights of a network and writes them as an Orbax checkpoint, a directory
+            that --weights takes. Nothing is ever unpickled; a name or a shape that does not fit
+            is an error that lists every such, and nothing is written.
+
+              excitation-jax import-weights resnet50.safetensors --model resnet50 --out resnet50
+              excitation-jax import-weights net.caffemodel --model googlenet_caffe --out googlenet
+              excitation-jax import-weights hub:timm/resnet50.a1_in1k --model resnet50 --out r50
+            """,
+        )
+    )
     return parser
+
+
+def _add_import(importing: _Parser) -> None:
+    importing.add_argument("weights", metavar="WEIGHTS", help=_WEIGHTS)
+    importing.add_argument(
+        "--model", required=True, choices=MODELS[1:], metavar="NAME", help=_NETWORKS
+    )
+    importing.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the checkpoint to write"
+    )
+    importing.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="of the weights, where it is not the network's own number",
+    )
+    importing.add_argument(
+        "--overwrite", action="store_true", help="replace a checkpoint that is there"
+    )
 
 
 def _add_demo(demo: _Parser) -> None:
@@ -176,7 +227,7 @@ def _add_demo(demo: _Parser) -> None:
 
 def _add_explain(explain: _Parser) -> None:
     explain.add_argument("photo", type=Path, metavar="PHOTO", help="the photograph to explain")
-    _add_model(explain, "needed by squeezenet; digits brings its own")
+    _add_model(explain, "digits brings its own")
     explain.add_argument(
         "--target",
         default="top1",
@@ -186,10 +237,16 @@ def _add_explain(explain: _Parser) -> None:
     )
     explain.add_argument(
         "--layer",
-        default="auto",
         metavar="NAME|auto",
         help="where to read the map: a name that `excitation-jax layers` lists, or auto, the "
-        "highest one that is still fine enough to localise (default: %(default)s)",
+        "highest one that is still fine enough to localise (default: the layer that the papers "
+        "read for this network, or auto)",
+    )
+    explain.add_argument(
+        "--whole",
+        action="store_true",
+        help="look at the whole photograph in its own shape, with the fully convolutional form of "
+        "the network, and not at a square of it",
     )
     explain.add_argument(
         "--contrastive",
@@ -223,13 +280,8 @@ def _add_debug(parser: _Parser, default: bool | str) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser, weights_help: str) -> None:
-    parser.add_argument("--model", required=True, choices=MODELS, help="the network: %(choices)s")
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help=f"the network's weights, an .npz file ({weights_help})",
-    )
+    parser.add_argument("--model", required=True, choices=MODELS, metavar="NAME", help=_NETWORKS)
+    parser.add_argument("--weights", metavar="FILE", help=f"{_WEIGHTS} ({weights_help})")
 
 
 @contextlib.contextmanager

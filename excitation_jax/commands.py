@@ -1,4 +1,4 @@
-"""What the commands do: demo, explain and layers.
+"""What the commands do: demo, explain, layers and import-weights.
 
 Each takes the parsed arguments and `announce`, which it tells what it is about to do, and
 returns the text to print. `cli` imports this module once it knows that a command will run.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +21,10 @@ import excitation_jax as ej
 
 from . import digits, maps
 from .class_names import parse_target, read_class_names
-from .models import squeezenet
+from .networks import ALIASES, digits_network, network
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 _DEMO_SIDE, _PHOTO_SIDE = 288, 384  # pixels of a panel's longer side
 _COLUMNS = 4
@@ -47,25 +46,25 @@ def demo(arguments: argparse.Namespace, announce: Announce) -> str:
     if arguments.seed < 0:
         raise ValueError(f"--seed must not be negative, got {arguments.seed}")
     announce("loading the digits model")
-    network = _digits()
+    shown = digits_network()
     scenes = digits.make_scenes(arguments.seed, 1, "test")
     present = np.flatnonzero(scenes.labels[0])
     size = (_DEMO_SIDE, _DEMO_SIDE)
 
     def explain_both_ways(variables: Any, scene: jax.Array) -> Any:
         targets = jnp.asarray(present[None])
-        return network.apply(variables, scene), [
+        return shown.apply(variables, scene), [
             ej.attention_map(
-                network.apply, variables, scene, targets, contrastive=contrastive, size=size
+                shown.apply, variables, scene, targets, contrastive=contrastive, size=size
             )[0]
             for contrastive in (False, True)
         ]
 
     (logits, attention), timings = _timed(
-        explain_both_ways, network.variables, jnp.asarray(scenes.images), announce
+        explain_both_ways, shown.variables, jnp.asarray(scenes.images), announce
     )
     announce("drawing")
-    scores = np.asarray(network.scores(logits))[0]
+    scores = np.asarray(shown.scores(logits))[0]
     scene = _enlarged(scenes.images[0], size)
     bars = pictures.bars(scores, [str(digit) for digit in range(len(scores))], size)
     rows = [
@@ -90,8 +89,8 @@ def demo(arguments: argparse.Namespace, announce: Announce) -> str:
 def explain(arguments: argparse.Namespace, announce: Announce) -> str:
     """Writes the picture of a photograph with the maps of the classes asked for.
 
-    arguments: photo (Path), model (str), weights, classes and out (Path or None), target and
-    layer (str), contrastive (bool).
+    arguments: photo (Path), model (str), weights and layer (str or None), classes and out (Path or
+    None), target (str), whole and contrastive (bool).
 
     Raises ValueError or OSError for anything wrong with them, ImportError for a missing extra.
     """
@@ -105,36 +104,37 @@ def explain(arguments: argparse.Namespace, announce: Announce) -> str:
     names = read_class_names(arguments.classes) if arguments.classes else None
 
     announce(f"loading {arguments.model}")
-    network = _network(arguments.model, arguments.weights)
-    images = network.prepare(photo)
-    count = jax.eval_shape(network.apply, network.variables, images).shape[-1]
+    asked = network(arguments.model, arguments.weights, whole=arguments.whole)
+    images = asked.prepare(photo)
+    count = jax.eval_shape(asked.apply, asked.variables, images).shape[-1]
     if names and len(names) != count:
         raise ValueError(
             f"{arguments.classes} names {len(names)} classes, {arguments.model} has {count}"
         )
     top, index = parse_target(arguments.target, names, count)
-    view = network.view(photo)
+    view = asked.view(photo)
+    layer = arguments.layer or asked.layer
     size = pictures.fitted_size(view, _PHOTO_SIDE)
 
     def explain_targets(variables: Any, images: jax.Array) -> Any:
-        logits = network.apply(variables, images)
+        logits = asked.logits(asked.apply(variables, images))
         targets = jax.lax.top_k(logits, top)[1] if top else jnp.array([[index]])
         attention = ej.attention_map(
-            network.apply,
+            asked.apply,
             variables,
             images,
             targets,
-            layer=arguments.layer,
+            layer=layer,
             contrastive=arguments.contrastive,
             size=size,
         )
         return logits, targets[0], attention[0]
 
     (logits, targets, attention), timings = _timed(
-        explain_targets, network.variables, images, announce
+        explain_targets, asked.variables, images, announce
     )
     announce("drawing")
-    scores = np.asarray(network.scores(logits))[0]
+    scores = np.asarray(asked.scores(logits))[0]
     base = np.asarray(view.resize(size[::-1]))
     kind = "c-MWP" if arguments.contrastive else "MWP"
     panels = [pictures.Panel(base, "photograph", arguments.photo.name)]
@@ -159,71 +159,37 @@ def explain(arguments: argparse.Namespace, announce: Announce) -> str:
 def layers(arguments: argparse.Namespace, announce: Announce) -> str:
     """The table of a model's layers.
 
-    arguments: model (str), weights (Path or None).
+    arguments: model (str), weights (str or None).
 
     Raises ValueError or OSError for a bad weight file.
     """
     announce(f"loading {arguments.model}")
-    network = _network(arguments.model, arguments.weights, untrained=True)
+    asked = network(arguments.model, arguments.weights, untrained=True)
     announce("tracing")
-    return str(ej.layers(network.apply, network.variables, network.example))
+    return str(ej.layers(asked.apply, asked.variables, asked.example))
 
 
-@dataclass(frozen=True)
-class _Network:
-    """A model as the commands see it.
+def import_weights(arguments: argparse.Namespace, announce: Announce) -> str:
+    """Writes the weights of a registered network as an Orbax checkpoint.
 
-    apply: (variables, images (N, H, W, 3)) -> logits (N, C).
-    example: one input of zeros, (1, H, W, 3).
-    prepare: a photograph -> its input (1, H, W, 3).
-    view: a photograph -> the part of it that the input shows.
-    scores: logits (N, C) -> scores in [0, 1].
+    arguments: weights (str), model (str), out (Path), num_classes (int or None), overwrite (bool).
+
+    Raises ValueError, OSError or ImportError for anything wrong with them.
     """
+    from . import models, weight_files
 
-    apply: Callable[[Any, Any], Any]
-    variables: Any
-    example: jax.Array
-    prepare: Callable[[Image], jax.Array]
-    view: Callable[[Image], Image]
-    scores: Callable[[Any], Any]
-
-
-def _network(name: str, weights: Path | None, untrained: bool = False) -> _Network:
-    """The network of that name; its variables are shapes only where `untrained` is allowed."""
-    if name == "digits":
-        if weights:
-            raise ValueError("--model digits brings its own weights: leave --weights out")
-        return _digits()
-    if not weights and not untrained:
-        raise ValueError(f"--model {name} needs --weights FILE")
-    return _squeezenet(weights)
-
-
-def _digits() -> _Network:
-    def prepare(photo: Image) -> jax.Array:
-        return jnp.asarray(np.asarray(photo.resize((96, 96)), np.float32)[None] / 255)
-
-    model, variables = digits.load()
-    example = jnp.zeros((1, 96, 96, 3))
-    return _Network(model.apply, variables, example, prepare, lambda photo: photo, jax.nn.sigmoid)
-
-
-def _squeezenet(weights: Path | None) -> _Network:
-    def view(photo: Image) -> Image:
-        # preprocess warps to 256 x 256 and keeps the pixels 14 to 240 of both axes.
-        near, far = 14 / 256, 241 / 256
-        width, height = photo.size
-        left, top = round(width * near), round(height * near)
-        right, bottom = round(width * far), round(height * far)
-        return photo.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-
-    model = squeezenet.SqueezeNet()
-    example = jnp.zeros((1, 227, 227, 3))
-    if weights:
-        variables: Any = squeezenet.load_npz(weights)
-    else:
-        variables = jax.eval_shape(model.init, jax.random.key(0), example)
-    return _Network(model.apply, variables, example, squeezenet.preprocess, view, jax.nn.softmax)
+    weight_files.check_free(arguments.out, overwrite=arguments.overwrite)
+    name = ALIASES.get(arguments.model, arguments.model)
+    announce(f"reading {arguments.weights}")
+    classes: int | Literal["own"] = arguments.num_classes or "own"
+    _, variables = models.load(name, arguments.weights, num_classes=classes)
+    count = arguments.num_classes or models.get(name).num_classes
+    announce(f"writing {arguments.out}")
+    metadata = {"model": name, "num_classes": count, "imported_from": Path(arguments.weights).name}
+    weight_files.save(arguments.out, variables, metadata, overwrite=arguments.overwrite)
+    leaves = jax.tree.leaves(variables)
+    size = sum(leaf.size for leaf in leaves)
+    return f"{name}: {len(leaves)} arrays, {size} numbers\nwrote {arguments.out.resolve()}"
 
 
 def _timed(

@@ -17,7 +17,7 @@ import pytest
 Image = pytest.importorskip("PIL.Image", reason='needs Pillow: pip install ".[plots]"')
 
 import excitation_jax  # noqa: E402
-from excitation_jax import class_names, pictures  # noqa: E402
+from excitation_jax import class_names, networks, pictures  # noqa: E402
 from excitation_jax.cli import main  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
@@ -173,8 +173,7 @@ def test_explain_top_k_has_a_panel_a_class(capsys):
 
 @needs_shared
 def test_the_view_of_a_photograph_is_what_squeezenet_is_shown():
-    commands = pytest.importorskip("excitation_jax.commands")
-    network = commands._network("squeezenet", WEIGHTS)
+    network = networks.network("squeezenet", str(WEIGHTS))
     # A smooth picture, so that the order of cropping and resizing hardly matters.
     rows, columns = np.mgrid[:300, :500]
     pixels = np.stack([rows * 0.8, columns * 0.5, (rows + columns) * 0.3], -1).astype(np.uint8)
@@ -185,12 +184,36 @@ def test_the_view_of_a_photograph_is_what_squeezenet_is_shown():
     np.testing.assert_allclose(shift, np.broadcast_to((123, 117, 104), shift.shape), atol=2.5)
 
 
-@pytest.mark.parametrize("model", ["digits", "squeezenet"])
+LISTED = {
+    "digits": "stage3_block2", "squeezenet": "pool8", "vgg16": "pool4", "resnet18_tdam": "layer4_1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", LISTED)
 def test_layers_prints_a_table(model, capsys):
     assert main(["layers", "--model", model]) == 0
     out = capsys.readouterr().out
     assert len(out.splitlines()) > 5
-    assert {"digits": "stage3_block2", "squeezenet": "pool8"}[model] in out
+    assert LISTED[model] in out
+
+
+@needs_shared
+def test_a_whole_photograph_keeps_its_shape(tmp_path, capsys):
+    path = tmp_path / "wide.jpg"
+    with Image.open(GOLDFISH) as goldfish:
+        wide = goldfish.resize((400, 250))
+    wide.save(path)
+    small = ["--model", "squeezenet", "--weights", str(WEIGHTS)]
+    assert main(["explain", str(path), *small, "--whole", "--out", "whole.png"]) == 0
+    assert "*     1 " in capsys.readouterr().out  # a goldfish
+    assert Path("whole.png").exists()
+    network = networks.network("squeezenet", str(WEIGHTS), whole=True)
+    assert network.prepare(wide).shape == (1, 227, 363, 3)
+
+
+def test_the_digits_model_has_no_other_form(photo, capsys):
+    error = refusal(capsys, "explain", photo, "--model", "digits", "--whole")
+    assert "--whole needs a network of the registry" in error
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="makes a terminal")
@@ -263,7 +286,7 @@ def test_weights_are_refused_by_name(capsys, photo, tmp_path):
     assert "needs --weights FILE" in complaint()
     assert "missing.npz" in complaint("--weights", "missing.npz")
     (tmp_path / "text.npz").write_text("weights")
-    assert "text.npz is not an .npz file" in complaint("--weights", "text.npz")
+    assert "text.npz is text: give the weights" in complaint("--weights", "text.npz")
     np.savez("other.npz", kernel=np.zeros(3))
     assert "other.npz does not hold the expected weights" in complaint("--weights", "other.npz")
     error = refusal(capsys, "explain", photo, "--model", "digits", "--weights", "other.npz")
