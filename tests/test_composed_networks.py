@@ -81,7 +81,7 @@ def check(program: Program) -> tuple[jax.Array, jax.Array, np.ndarray]:
     else:
         np.testing.assert_array_equal(found, outputs)
     prior = jnp.asarray(program.prior(outputs.shape))
-    (mwp,) = pull(prior)
+    (mwp,) = jax.jit(lambda prior: pull(prior))(prior)  # one compilation, not one for each op
     mwp = np.asarray(mwp)
     assert np.isfinite(outputs).all(), "a step of the table overflows"
     assert np.isfinite(mwp).all() and mwp.min() >= 0

@@ -1,0 +1,31 @@
+"""What makes the suite fast: it compiles thousands of small programs and runs each of them once."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+# A traced program is many objects that live long; looking for garbage among the millions of them
+# that a process holds in the end takes a second each time.
+gc.set_threshold(100_000, 20, 50)
+
+#: Modules whose programs are small. The others compute enough to be worth XLA's optimisations, or
+#: measure them.
+SMALL = {
+    "test_calls", "test_contrastive", "test_control_flow", "test_gates", "test_masks", "test_nnx",
+    "test_operations", "test_own_rules", "test_random_networks", "test_report", "test_scatter",
+    "test_tdam", "test_transformations",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = jax.config.read("jax_disable_most_optimizations")
+    small = request.module.__name__.rpartition(".")[2] in SMALL
+    jax.config.update("jax_disable_most_optimizations", small)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()  # of no use to the next module, and gigabytes in the end
