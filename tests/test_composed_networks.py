@@ -33,7 +33,6 @@ import numpy as np
 import pytest
 from composed import TABLE, Program, alone, programs, programs_around
 from hypothesis import HealthCheck, given, settings
-from jax.experimental.compilation_cache import compilation_cache
 
 import excitation_jax as ej
 from excitation_jax import markov
@@ -53,25 +52,6 @@ def check_many(count: int) -> settings:
         max_examples=count, deadline=None, derandomize=True, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def kept_on_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Most operations come again, of the same shapes: they are compiled once for all processes."""
-    folder = tmp_path_factory.getbasetemp().parent / "compiled"
-    options = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +142,7 @@ def test_where_every_connection_excites_all_probability_arrives(kind: str) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flat", "sequence", "image"])
 def test_settled_loops_and_branches_against_the_program_written_out(kind: str) -> None:
-    @check_many(25)
+    @check_many(35)
     @given(program=programs_around(SETTLED, [kind], STRAIGHT, head=True))
     def holds(program: Program) -> None:
         x, prior, mwp = check(program)
@@ -202,9 +182,12 @@ def test_tokens_get_the_probability_of_what_was_found() -> None:
 
 
 @pytest.mark.slow
-def test_contrastive_maps_under_vmap_and_jit() -> None:
-    @check_many(30)
-    @given(program=programs(["flat", "sequence"], STRAIGHT, head=True))
+@pytest.mark.parametrize(
+    ("entries", "count"), [(STRAIGHT, 30), (list(TABLE.values()), 15)], ids=["straight", "all"]
+)
+def test_contrastive_maps_under_vmap_and_jit(entries: list, count: int) -> None:
+    @check_many(count)
+    @given(program=programs(["flat", "sequence"], entries, head=True))
     def holds(program: Program) -> None:
         x = jnp.asarray(program.input())
         function = functools.partial(program, program.params)
