@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from . import _compat, evaluation
+from . import _compat, interpret
 from .carriers import Arrays, Carried, Evaluation, carrier, discounted, metered, read_value
 from .program import Nest, Op, Program, Value
 from .rules.rule import Step
@@ -23,7 +23,7 @@ def evaluate_nest(run: Evaluation, step: Step, env: Arrays, carried: Carried) ->
     """Evaluates an operation that holds functions, and the carriers of its outputs."""
     op = step.site.op
     assert op.nest is not None
-    tapped = evaluation.taps_within(run.taps, [op])
+    tapped = interpret.taps_within(run.taps, [op])
     tapped = [tap for tap in tapped if tap is not op and tap not in op.outputs]
     if not tapped and not any(key[1] in op.inputs for key in carried):
         outputs = _compat.bind(
@@ -66,7 +66,7 @@ def _evaluate_body(
         for (upper, i), array in carriers.items()
         if upper in run.plan.phases(body.inputs[i])
     }
-    evaluation.evaluate_program(run._replace(program=body, taps=taps), env, carried)
+    interpret.evaluate_program(run._replace(program=body, taps=taps), env, carried)
     outputs = [read_value(env, value) for value in body.outputs]
     found = []
     for upper, i in wanted:

@@ -7,7 +7,7 @@ a carrier's cotangent is the probability at its value. So the outputs are exact,
 never pass through bfloat16, and JAX's jit, vmap, remat and sharding apply as usual.
 
 How a cotangent moves from an operation's output to its operands is in carriers.py; walking
-through the program, in evaluation.py and inside.py.
+through the program, in interpret.py and inside.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from . import _compat
 from .analysis import Plan, analyse
 from .carriers import carrier, carrier_dtype
-from .evaluation import evaluate
+from .interpret import evaluate
 from .owners import name_owners
 from .program import Op, Value, trace
 from .rules.ruleset import EXCITATION, RuleSet
