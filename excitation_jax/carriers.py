@@ -35,6 +35,7 @@ class Evaluation(NamedTuple):
         `_carry`). Inside a loop they have lost the axis of its steps.
       signs: reads the signs of scales off the values that do not depend on the input.
       first: for the loops around, by body, whether this is the first step.
+      kept: values that must outlive the remat regions that make them.
     """
 
     plan: Plan
@@ -42,6 +43,7 @@ class Evaluation(NamedTuple):
     signs: Read
     program: Program
     first: Mapping[Program, jax.Array]
+    kept: frozenset[Value] = frozenset()
 
 
 def carrier_dtype(value: Value) -> Any:

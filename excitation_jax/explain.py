@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from . import maps
-from .errors import UnsupportedPrimitiveError
 from .layers import LayerTable
-from .prepare import Prepared, prepare
+from .prepare import prepare
 from .rules.ruleset import EXCITATION, RuleSet
-from .targets import Target, check_target
-from .transform import check_floating
-
-LayerChoice = str | Sequence[str] | None
+from .targets import Target
+from .top_down import LayerChoice, top_down
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["outputs", "mwp"], meta_fields=[])
@@ -57,8 +53,8 @@ def excitation_vjp(
       x: the input, (N, ...), floating-point; or integers that are looked up in a table (tokens in
         an embedding), which get the probability of what was found.
       target: what to explain; see `top_down_signal`.
-      layer: None for ``x`` itself, a name that `layers` lists, "auto" (see `attention_map`), or
-        a sequence of names, read in the same pass.
+      layer: None for ``x`` itself, a name that `layers` lists, "auto" or "last" (see
+        `attention_map`), or a sequence of names, read in the same pass.
       contrastive: c-MWP (Eq. 7-9), the excitation of the target minus that of its negated
         classifier; signed, and close to zero in sum.
       rules: what happens at each operation.
@@ -90,7 +86,14 @@ def excitation_vjp(
       >>> e.mwp.tolist()
       [[0.25, 0.75, 0.0]]
     """
-    return _explain(model_fn, params, x, target, layer, contrastive, rules)[0]
+    found = top_down(model_fn, params, x, target, layer, contrastive=contrastive, rules=rules)
+    if layer is None:
+        mwp = jax.tree.unflatten(jax.tree.structure(x), found.shares)
+    elif isinstance(layer, str):
+        (mwp,) = found.shares
+    else:
+        mwp = dict(zip(layer, found.shares, strict=True))
+    return Excitation(found.outputs, mwp)
 
 
 def attention_map(
@@ -99,7 +102,7 @@ def attention_map(
     x: Any,
     target: Target,
     *,
-    layer: str = "auto",
+    layer: str | None = "auto",
     contrastive: bool = True,
     size: tuple[int, int] | str | None = None,
     rules: RuleSet = EXCITATION,
@@ -108,8 +111,9 @@ def attention_map(
 
     Args:
       model_fn, params, x, target, contrastive, rules: as in `excitation_vjp`.
-      layer: one name, or "auto": below the first affine operation, the highest activation whose
-        spatial stride is at most 16 (IJCV18, 6.1.3).
+      layer: one name; "auto": below the first affine operation, the highest activation whose
+        spatial stride is at most 16 (IJCV18, 6.1.3); "last": the highest value with spatial axes
+        there, whatever its stride; or None for ``x`` itself.
       size: None for the layer's own resolution, (height, width), or "input" for that of ``x``;
         resized bicubically.
 
@@ -121,31 +125,17 @@ def attention_map(
     Raises:
       As `excitation_vjp`, and `ValueError` if the layer has no two spatial axes.
     """
-    if not isinstance(layer, str):
-        raise TypeError(f'layer must be one name or "auto", not {layer!r}')
+    if layer is not None and not isinstance(layer, str):
+        raise TypeError(f'layer must be one name, "auto", "last" or None, not {layer!r}')
     if isinstance(size, str) and size != "input":
         raise ValueError(f'size must be None, (height, width) or "input", not {size!r}')
-    result, prepared = _explain(model_fn, params, x, target, layer, contrastive, rules)
-    (picked,) = prepared.chosen
-    mwp = result.mwp
-    extra = mwp.ndim - len(picked.shape)
-    if len(picked.spatial_axes) != 2:
-        raise ValueError(
-            f"layer {picked.name!r} of shape {picked.shape} has {len(picked.spatial_axes)} spatial "
-            "axes and a map needs two: choose another layer, or read it with excitation_vjp"
-        )
-    # The axis of K targets, if there is one, follows the batch axis or stands in its place.
-    first = picked.batch_axis
-    batched = first not in picked.spatial_axes
-    kept = {*range(first + batched), *picked.spatial_axes}
-    summed = [axis for axis in range(len(picked.shape)) if axis not in kept]
-    shift = [extra if batched or axis != first else 0 for axis in summed]
-    attention = mwp.sum(axis=tuple(axis + by for axis, by in zip(summed, shift, strict=True)))
+    found = top_down(model_fn, params, x, target, layer, contrastive=contrastive, rules=rules)
+    attention = found.map()
     if contrastive:
         attention = jnp.maximum(attention, 0)
     if size is None:
         return attention
-    height, width = prepared.image_size if isinstance(size, str) else size
+    height, width = found.prepared.image_size if isinstance(size, str) else size
     return maps.resize(attention, (height, width))
 
 
@@ -184,65 +174,3 @@ def tag(x: jax.Array, name: str) -> jax.Array:
     with that can be read, too.)
     """
     return checkpoint_name(x, name)
-
-
-def _explain(
-    model_fn: Callable, params: Any, x: Any, target: Target, layer: LayerChoice,
-    contrastive: bool, rules: RuleSet,
-) -> tuple[Excitation, Prepared]:  # fmt: skip
-    _check_input(params, x)
-    names = (layer,) if isinstance(layer, str) else () if layer is None else tuple(layer)
-    if layer is not None and not names:
-        raise ValueError("layer names no layer: give a name, names, or None for the input itself")
-    try:
-        prepared = prepare(model_fn, (params, x), names, contrastive, rules)
-    except UnsupportedPrimitiveError:
-        for leaf in jax.tree.leaves(x):
-            check_floating(leaf, "the input x")  # the likelier reason
-        raise
-    target = check_target(prepared.out_shape, target)
-    function, array = (target, None) if callable(target) else (None, target)
-    leaves = jax.tree.leaves((params, x))
-    used = jax.tree.leaves((leaves, array, prepared.captured))
-    traced = any(isinstance(value, jax.core.Tracer) for value in used)
-    run = prepared.run if traced else prepared.compiled
-    outputs, found, healthy = run(prepared.captured, leaves, array, function)
-    if not traced and not healthy:
-        raise ValueError(_where_not_finite(params, x))
-    if layer is None:
-        mwp = jax.tree.unflatten(jax.tree.structure(x), found)
-    else:
-        mwp = found[0] if isinstance(layer, str) else dict(zip(names, found, strict=True))
-    return Excitation(outputs, mwp), prepared
-
-
-def _check_input(params: Any, x: Any) -> None:
-    arrays = jax.tree.leaves(x)
-    if not arrays:
-        raise ValueError("x holds no array to explain")
-    for leaf in arrays:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
-            check_floating(leaf, "the input x")
-        if 0 in jnp.shape(leaf):
-            raise ValueError(f"x has shape {jnp.shape(leaf)}: the batch is empty")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        try:
-            jnp.result_type(leaf)
-        except TypeError:
-            name = jax.tree_util.keystr(path)
-            raise TypeError(
-                f"params{name} is a {type(leaf).__name__}, not an array: pass arrays as params and "
-                "close over the rest"
-            ) from None
-
-
-def _where_not_finite(params: Any, x: Any) -> str:
-    bad = [
-        f"{root}{jax.tree_util.keystr(path)}"
-        for root, tree in (("params", params), ("x", x))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if jnp.issubdtype(jnp.result_type(leaf), np.floating) and not jnp.isfinite(leaf).all()
-    ]
-    if bad:
-        return f"the model's output is not finite; NaN or inf is in {', '.join(bad[:8])}"
-    return "the model's output is not finite, though params and x are: it overflows inside"

@@ -21,16 +21,18 @@ def evaluate(
     captured: Sequence[Any],
     leaves: Sequence[Any],
     taps: Mapping[Value | Op, jax.Array],
-) -> tuple[list[Any], list[jax.Array]]:
+    kept: Sequence[Value] = (),
+) -> tuple[list[Any], list[jax.Array], list[Any]]:
     """Evaluates a planned program, and the carriers beside it.
 
     Args:
       captured, leaves: as in `top_down_pass`.
       taps: zeros to add to the carriers of these values. The cotangent of a tap is the
         probability at its value; that of an operation's, the probability that ends there.
+      kept: values of the program itself (not inside a loop or branch) that are wanted, too.
 
     Returns:
-      The outputs, and their carriers.
+      The outputs, their carriers, and the kept values.
     """
     program = plan.program
     env = dict(zip((*program.captured, *program.inputs), (*captured, *leaves), strict=True))
@@ -40,10 +42,12 @@ def evaluate(
         if value in taps
         for upper in plan.phases(value)
     }
-    evaluate_program(Evaluation(plan, taps, Read({}), program, {}), env, carried)
+    run = Evaluation(plan, taps, Read({}), program, {}, frozenset(kept))
+    evaluate_program(run, env, carried)
     outputs = [read_value(env, value) for value in program.outputs]
     starts = [(bool(plan.upper), value) for value in program.outputs]
-    return outputs, [carried[key] if key in carried else carrier(key[1]) for key in starts]
+    ends = [carried[key] if key in carried else carrier(key[1]) for key in starts]
+    return outputs, ends, [read_value(env, value) for value in kept]
 
 
 def evaluate_program(run: Evaluation, env: Arrays, carried: Carried) -> None:
@@ -80,7 +84,8 @@ def _checkpointed(
     made = {value: None for op in ops for value in op.outputs}
     read = {v: None for op in ops for v in _reads(run.plan, op) if v not in made}
     later = {v for op in program.ops if op.index not in here for v in _reads(run.plan, op)}
-    needed = [value for value in made if value in later or value in program.outputs]
+    later.update(program.outputs, run.kept)
+    needed = [value for value in made if value in later]
     outside = {value: env[value] for value in read}
     known = {key: array for key, array in carried.items() if key[1] in read}
     taps = {value: run.taps[value] for value in taps_within(run.taps, ops)}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -49,10 +52,12 @@ class LayerTable(list[Layer]):
 
     Attributes:
       auto: the layer that layer="auto" reads; None where the model has none.
+      last: the one that layer="last" reads, likewise.
       aliases: further names, of modules whose value is also that of the module around them.
     """
 
     auto: Layer | None = None
+    last: Layer | None = None
     aliases: dict[str, Layer]
 
     def __str__(self) -> str:
@@ -110,7 +115,48 @@ def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
         name: by_value[value] for name, value in aliases.items() if named[value] != name
     }
     table.auto = _choose_automatically(table, plan)
+    table.last = _last_with_positions(table, plan)
     return table
+
+
+def input_layers(plan: Plan, geometry: Geometry, explained: Sequence[Value]) -> list[Layer]:
+    """The explained input's arrays as layers, named "input"."""
+    return [
+        Layer(
+            "input", value.shape, value.dtype, geometry.strides(value),
+            plan.facts[value].interval.low, geometry.spatial(value), 0, value,
+        )
+        for value in explained
+    ]  # fmt: skip
+
+
+def spatial_map(
+    array: jax.Array, layer: Layer, reduce: Callable[..., jax.Array] = jnp.sum
+) -> jax.Array:
+    """What was found at a layer, reduced to its spatial axes.
+
+    Args:
+      array: shaped like the layer, or with an axis of K targets after the batch axis.
+      reduce: takes the array and ``axis``, a tuple: the channels'.
+
+    Returns:
+      (N, H, W), or (N, K, H, W); for a layer inside a loop with a leading axis of its steps.
+
+    Raises:
+      ValueError: the layer has no two spatial axes.
+    """
+    if len(layer.spatial_axes) != 2:
+        raise ValueError(
+            f"layer {layer.name!r} of shape {layer.shape} has {len(layer.spatial_axes)} spatial "
+            "axes and a map needs two: choose another layer, or read it with excitation_vjp"
+        )
+    # The axis of K targets, if there is one, follows the batch axis or stands in its place.
+    extra, first = array.ndim - len(layer.shape), layer.batch_axis
+    batched = first not in layer.spatial_axes
+    kept = {*range(first + batched), *layer.spatial_axes}
+    reduced = [axis for axis in range(len(layer.shape)) if axis not in kept]
+    shift = [extra if batched or axis != first else 0 for axis in reduced]
+    return reduce(array, axis=tuple(a + by for a, by in zip(reduced, shift, strict=True)))
 
 
 def _module_values(plan: Plan, program: Program) -> list[tuple[str, Value]]:
@@ -194,19 +240,21 @@ _LABELS = {
 
 
 def choose(layers: LayerTable, name: str) -> Layer:
-    """The layer of this name, or "auto".
+    """The layer of this name, or "auto", or "last".
 
     Raises:
       ValueError: there is none; the message gives the nearest names.
     """
-    if name == "auto":
-        if layers.auto is None:
+    if name in ("auto", "last"):
+        found = layers.auto if name == "auto" else layers.last
+        if found is None:
+            stride = f", at a stride of at most {LARGEST_AUTO_STRIDE}" if name == "auto" else ""
             raise ValueError(
-                'layer="auto" looks for a value with spatial axes on every path, at a stride of at '
-                f"most {LARGEST_AUTO_STRIDE} below the first affine operation, and this model has "
-                "none: name a layer (excitation_jax.layers lists them), or layer=None for the input"
+                f'layer="{name}" looks for a value with spatial axes on every path{stride} below '
+                "the first affine operation, and this model has none: name a layer "
+                "(excitation_jax.layers lists them), or layer=None for the input"
             )
-        return layers.auto
+        return found
     for layer in layers:
         if layer.name == name:
             return layer
@@ -247,4 +295,16 @@ def _choose_automatically(layers: LayerTable, plan: Plan) -> Layer | None:
                 and max(layer.stride) <= LARGEST_AUTO_STRIDE
             ):
                 return layer
+    return None
+
+
+def _last_with_positions(layers: LayerTable, plan: Plan) -> Layer | None:
+    """The highest value with spatial axes on every path below the first affine operation.
+
+    Class activation maps are read there: before global pooling, whatever the stride.
+    """
+    crossed, below = plan.crossed_by_every_path(), plan.below(plan.contrasted)
+    for layer in reversed(layers):
+        if layer.spatial_axes and layer.value in below and layer.value in crossed:
+            return layer
     return None

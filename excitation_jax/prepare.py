@@ -14,12 +14,15 @@ from . import _compat
 from .analysis import Plan, analyse
 from .carriers import carrier_dtype
 from .geometry import Geometry
-from .layers import Layer, LayerTable, choose, find_layers
+from .layers import Layer, LayerTable, choose, find_layers, input_layers
 from .owners import name_owners
 from .program import Program, Value, trace
 from .rules.ruleset import RuleSet
 from .targets import prior_leaves, signal
 from .transform import top_down_pass
+
+#: Where a pass starts: of an output and P(A0) there, both of the output's shape.
+Start = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Prepared:
       captured: the arrays that the function closed over.
       out_shape: its outputs, as `jax.ShapeDtypeStruct`s.
       explained: the values of the explained input.
-      chosen: the layers that are read.
+      chosen: the layers that are read; none for the explained input itself.
       tapped: their values, or the explained input's.
     """
 
@@ -41,6 +44,11 @@ class Prepared:
     explained: list[Value]
     chosen: list[Layer]
     tapped: list[Value]
+
+    @functools.cached_property
+    def read(self) -> list[Layer]:
+        """The layers that are read, one for each tapped value."""
+        return self.chosen or input_layers(self.plan, self.geometry, self.explained)
 
     @property
     def layers(self) -> LayerTable:
@@ -60,27 +68,37 @@ class Prepared:
 
     @functools.cached_property
     def compiled(self) -> Callable[..., Any]:
-        """`run` under jit; ``function`` is static."""
-        return jax.jit(self.run, static_argnums=3)
+        """`run` under jit; ``function``, ``start`` and ``keep`` are static."""
+        return jax.jit(self.run, static_argnums=(3, 4, 5))
 
     def run(
-        self, captured: Sequence[Any], leaves: Sequence[Any], target: Any, function: Callable | None
-    ) -> tuple[Any, list[jax.Array], jax.Array]:
+        self, captured: Sequence[Any], leaves: Sequence[Any], target: Any,
+        function: Callable | None, start: Start | None = None, keep: bool = False,
+    ) -> tuple[Any, list[jax.Array], list[jax.Array], jax.Array]:  # fmt: skip
         """One forward and one top-down pass.
 
         Args:
           captured, leaves: the values of the program's captured arrays and inputs.
           target: an array, or None where ``function`` is a callable target.
+          start: what the pass starts from, of an output and P(A0) there; P(A0) by default.
+          keep: also return the tapped values themselves.
 
         Returns:
-          The outputs, the probabilities at the tapped values, and whether all are numbers.
+          The outputs, the probabilities at the tapped values, the values if kept, and whether all
+          are numbers.
         """
-        flat, pull = top_down_pass(self.plan, captured, leaves, self.tapped)
+        kept = self.tapped if keep else []
+        flat, pull, values = top_down_pass(self.plan, captured, leaves, self.tapped, kept)
         outputs = jax.tree.unflatten(jax.tree.structure(self.out_shape), flat)
         prior, several = signal(outputs, target if function is None else function)
         starts = self.complete(prior, several)
 
         def top_down(starts: list[jax.Array]) -> list[jax.Array]:
+            if start is not None:
+                starts = [
+                    start(output.astype(prior.dtype), prior) if value.floating else prior
+                    for output, prior, value in zip(flat, starts, self.program.outputs, strict=True)
+                ]
             return pull(starts)[0]
 
         if several:
@@ -94,7 +112,7 @@ class Prepared:
             for array, value in zip(flat, self.program.outputs, strict=True)
             if value.floating
         ]
-        return outputs, found, jnp.stack(numbers).all()
+        return outputs, found, values, jnp.stack(numbers).all()
 
     @property
     def target_axis(self) -> int:

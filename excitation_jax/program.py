@@ -133,6 +133,11 @@ class Program:
                     yield from body.all_ops(sharded)
             yield self, op
 
+    @functools.cached_property
+    def own_values(self) -> frozenset[Value]:
+        """The values that are not inside a loop, branch or shard_map."""
+        return frozenset(self.inputs).union(*(op.outputs for op in self.ops))
+
     def module_path(self, op: Op) -> str:
         """Path of the module that made ``op``, the root's class name dropped."""
         return "/".join(self.module_scopes(op))

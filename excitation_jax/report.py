@@ -224,7 +224,7 @@ def _run(
 
     @jax.jit
     def sums(captured: Sequence[Any], leaves: Sequence[Any]) -> tuple[Any, list[Any]]:
-        flat, pull = top_down_pass(plan, captured, leaves, read)
+        flat, pull, _ = top_down_pass(plan, captured, leaves, read)
         outputs = jax.tree.unflatten(jax.tree.structure(prepared.out_shape), flat)
         prior, several = signal(outputs, target)
         if several:

@@ -9,6 +9,7 @@ Excitation Backprop among them. What it shows for this library's maps: docs/sani
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from .explain import attention_map, tag
+from .explain import attention_map
 from .parameter_groups import Leaf, members_of, parameter_groups
 from .rules.ruleset import EXCITATION, RuleSet
 from .similarity import rank_correlation, structural_similarity
@@ -192,7 +193,9 @@ def randomisation_check(
       (('head', 'conv'), (1, 2, 2))
     """
     if map_fn is None:
-        map_fn = _attention(model_fn, layer, contrastive, rules)
+        map_fn = functools.partial(
+            attention_map, model_fn, layer=layer, contrastive=contrastive, rules=rules
+        )
     elif (layer, contrastive, rules) != ("auto", True, EXCITATION):
         raise ValueError(
             "layer, contrastive and rules belong to the attention map: not with map_fn"
@@ -260,26 +263,6 @@ def randomised(
         params, parameter_groups(model_fn, params, x) if groups is None else groups
     )
     return _stages(params, members, mode, redraw, jax.random.key(0) if key is None else key)
-
-
-@dataclass(frozen=True)
-class _InputNamed:
-    """A model whose input is a layer; equal for equal models, so that it is compiled once."""
-
-    model_fn: Callable[[Any, Any], Any]
-
-    def __call__(self, params: Any, x: Any) -> Any:
-        return self.model_fn(params, tag(x, "input"))
-
-
-def _attention(
-    model_fn: Callable[[Any, Any], Any], layer: str | None, contrastive: bool, rules: RuleSet
-) -> MapFunction:
-    if layer is None:
-        model_fn, layer = _InputNamed(model_fn), "input"
-    return lambda params, x, target: attention_map(
-        model_fn, params, x, target, layer=layer, contrastive=contrastive, rules=rules
-    )
 
 
 def _finite(found: Any, when: str) -> NDArray[Any]:

@@ -113,7 +113,8 @@ def _excited_call(plan: Plan, jaxpr: Any, explained: Sequence[Value]) -> Callabl
         return jax.core.eval_jaxpr(jaxpr, captured, *leaves)
 
     def forward(captured: Sequence[Any], leaves: Sequence[Any]) -> tuple[list[Any], Any]:
-        return top_down_pass(plan, captured, leaves, explained)
+        outputs, pull, _ = top_down_pass(plan, captured, leaves, explained)
+        return outputs, pull
 
     def backward(pull: Any, p: Sequence[Any]) -> tuple[None, list[Any]]:
         starts = [
@@ -129,28 +130,31 @@ def _excited_call(plan: Plan, jaxpr: Any, explained: Sequence[Value]) -> Callabl
 
 
 def top_down_pass(
-    plan: Plan, captured: Sequence[Any], leaves: Sequence[Any], read: Sequence[Value | Op]
-) -> tuple[list[Any], Callable[[list[jax.Array]], tuple[list[jax.Array]]]]:
+    plan: Plan, captured: Sequence[Any], leaves: Sequence[Any], read: Sequence[Value | Op],
+    kept: Sequence[Value] = (),
+) -> tuple[list[Any], Callable[[list[jax.Array]], tuple[list[jax.Array]]], list[Any]]:  # fmt: skip
     """The model's outputs, and the way down from them.
 
     Args:
       captured, leaves: the values of what the program closed over, and of its inputs.
       read: the values whose probability is wanted, and operations of which is wanted what ends
         there (a scalar). Nothing below them is differentiated.
+      kept: values, outside of loops and branches, that are themselves wanted.
 
     Returns:
-      The outputs, and a function that takes P(A0), one array per output in its carrier's dtype,
-      and returns a tuple of one list: the probability at each of these values, with a leading
-      axis for each loop that the value is inside of.
+      The outputs; a function that takes P(A0), one array per output in its carrier's dtype,
+      and returns a tuple of one list: the probability at each of the values to read, with a
+      leading axis for each loop that the value is inside of; and the kept values.
     """
 
-    def carriers_of_outputs(taps: list[jax.Array]) -> tuple[list[jax.Array], list[Any]]:
-        outputs, carried = evaluate(plan, captured, leaves, dict(zip(read, taps, strict=True)))
-        return carried, outputs
+    def carriers_of_outputs(taps: list[jax.Array]) -> tuple[list[jax.Array], tuple]:
+        tapped = dict(zip(read, taps, strict=True))
+        outputs, carried, values = evaluate(plan, captured, leaves, tapped, kept)
+        return carried, (outputs, values)
 
     taps = [_tap(value) for value in read]
-    _, pull, outputs = jax.vjp(carriers_of_outputs, taps, has_aux=True)
-    return outputs, pull
+    _, pull, (outputs, values) = jax.vjp(carriers_of_outputs, taps, has_aux=True)
+    return outputs, pull, values
 
 
 def _tap(read: Value | Op) -> jax.Array:
