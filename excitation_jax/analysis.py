@@ -16,6 +16,7 @@ from .program import Op, Program, Value
 from .rules.elementwise import Product
 from .rules.rule import Flow, Inside, Refuse, Site, Step, Structure, Through
 from .rules.ruleset import RuleSet
+from .tail import TailReader, tails
 
 
 @dataclass(eq=False)
@@ -276,8 +277,11 @@ def _look_behind(plan: Plan) -> None:
         for value in _sources(step):
             consumers.setdefault(value, []).append(step.site.op)
     programs = dict.fromkeys([plan.program, *(held for held, _ in plan.program.all_ops())])
+    wanted = any(step.rule.reads_tail for step in plan.steps.values())
+    tail: dict[Value, TailReader] = {}
     for program in programs:
         plan.orientations |= orientations(program, plan.facts, consumers)
+        tail |= tails(program, plan.facts, consumers) if wanted else {}
     initial = find_initial(plan)
     for step in plan.steps.values():
         if isinstance(step.plan, Flow):
@@ -286,6 +290,7 @@ def _look_behind(plan: Plan) -> None:
             step.oriented_inputs = tuple(plan.orientations.get(value) for value in op.inputs)
             step.identity_skip = _identity_skip(plan.facts, op)
             step.gated_inputs = tuple(_gated(plan, value) for value in op.inputs)
+            step.tail = tail.get(op.outputs[0]) if step.rule.reads_tail else None
             step.initial_inputs = tuple(initial.get(value, {}) for value in op.inputs)
 
 

@@ -129,7 +129,8 @@ def _flow(
     masks = [_constants(run, step, i, env) if i in sources else None for i in range(len(op.inputs))]
     operands = [jnp.asarray(read_value(env, value)) for value in op.inputs]
     carriers = [below[op.inputs[i]] for i in sources]
-    known = operands, signs, lows, masks
+    tail = None if step.tail is None else step.tail(run.signs)
+    known = operands, signs, lows, masks, tail
     return _carry(step, sources, contrastive, carriers, run.taps.get(op), known)
 
 
@@ -155,7 +156,7 @@ def _carry(
         units without excitatory input.
       known: what the rule needs: the operands; the signs of the scales behind the output and each
         operand (see orientation.py); for each operand lambda times its gate, and which elements
-        are constants in this step of a loop.
+        are constants in this step of a loop; the scale and shift behind the output (see tail.py).
     """
     return [carrier(value) for value in step.site.op.outputs]
 
@@ -170,10 +171,10 @@ def _carry_forward(
 def _carry_backward(
     step: Step, sources: tuple[int, ...], contrastive: bool, saved: tuple, p: list[jax.Array]
 ) -> tuple:
-    ((operands, signs, lows, masks), meter), op = saved, step.site.op
+    ((operands, signs, lows, masks, tail), meter), op = saved, step.site.op
     call = Call(
         step, tuple(operands), p[0].dtype, signs[0], tuple(signs[1:]), tuple(lows), tuple(masks),
-        contrastive,
+        contrastive, tail,
     )  # fmt: skip
     shares = step.rule.backward(call, p[0] if len(p) == 1 else tuple(p))
     checked = [_checked(step, shares, i, op.inputs[i]) for i in sources]

@@ -60,6 +60,7 @@ class FactTable:
 
     def __init__(self, program: Program, explained: Sequence[Value]):
         self._table: dict[Value, Facts] = {}
+        self.explained = frozenset(explained)
         #: Where a loop's first step has constants: by value, (body, pattern as in fixed.py).
         self.initial: dict[Value, dict[Program, np.ndarray]] = {}
         for value in program.inputs:
@@ -76,6 +77,26 @@ class FactTable:
             interval = ANYTHING if number is None else Interval(float(number), float(number))
             self._new(value, Facts(interval=interval, known=number))
         return self._table[value]
+
+    def behind_a_layer(self, value: Value) -> bool:
+        """Whether a learned convolution or dense layer lies between the input and a value.
+
+        What comes into a loop's or branch's body counts as behind one: its origin is not followed.
+        """
+        pending, met = [value], set()
+        while pending:
+            value = pending.pop()
+            if value in met or value in self.explained or not self[value].active:
+                continue
+            met.add(value)
+            op = self[value].producer
+            if op is None or op.nest is not None:
+                return True
+            learned = any(self[operand].learned for operand in op.inputs)
+            if op.primitive in _compat.LAYERS and learned:
+                return True
+            pending.extend(op.inputs)
+        return False
 
     def owner(self, op: Op) -> str | None:
         """The one module whose parameters an operation consumes (see owners.py)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from . import _compat, inside
 from .analysis import Plan
 from .carriers import Arrays, Carried, Evaluation, carrier, carry_on, read_value
 from .orientation import Read
-from .program import Op, Value
+from .program import Op, Program, Value
 from .rules.rule import Flow, Inside
 
 
@@ -48,6 +48,27 @@ def evaluate(
     starts = [(bool(plan.upper), value) for value in program.outputs]
     ends = [carried[key] if key in carried else carrier(key[1]) for key in starts]
     return outputs, ends, [read_value(env, value) for value in kept]
+
+
+def evaluate_changed(
+    program: Program,
+    captured: Sequence[Any],
+    leaves: Sequence[Any],
+    change: Callable[[Value, jax.Array], jax.Array],
+) -> list[Any]:
+    """The outputs of a program, some of whose own values are changed on the way.
+
+    Args:
+      captured, leaves: as in `evaluate`.
+      change: takes each value that is computed, or an input, and what it is.
+    """
+    env = dict(zip((*program.captured, *program.inputs), (*captured, *leaves), strict=True))
+    env.update(program.constants)
+    env.update({value: change(value, env[value]) for value in program.inputs})
+    for op in program.ops:
+        _bind(op, env)
+        env.update({value: change(value, env[value]) for value in op.outputs})
+    return [read_value(env, value) for value in program.outputs]
 
 
 def evaluate_program(run: Evaluation, env: Arrays, carried: Carried) -> None:

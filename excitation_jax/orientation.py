@@ -71,7 +71,8 @@ class Edge(NamedTuple):
     positive: bool = False
 
 
-_UNCHANGED = frozenset(
+#: Operations that hand on what they read, but for rounding, or for what is added to it.
+UNCHANGED = frozenset(
     [
         lax.add_p, lax.convert_element_type_p, lax.stop_gradient_p, lax.copy_p, _compat.name_p,
         lax.reduce_precision_p, _compat.sharding_constraint_p,
@@ -172,7 +173,7 @@ def _edge(
         sign = _product(_sign_of(scale, len(value.shape), facts), behind)
     elif primitive is lax.neg_p or (primitive is lax.sub_p and op.inputs[1] is value):
         sign = _product(_minus_one(len(value.shape)), behind)
-    elif primitive in _UNCHANGED or primitive is lax.sub_p:
+    elif primitive in UNCHANGED or primitive is lax.sub_p:
         sign = behind
     return None if sign is None else Edge(sign)
 
@@ -269,15 +270,24 @@ def _sign_of(scale: Value, rank: int, facts: FactTable) -> SignReader | None:
         return None
     if high < 0:
         return _minus_one(rank)
-    producer = facts[scale].producer
+    constant = constant_reader(scale, rank, facts)
+    return lambda read: jnp.sign(constant(read))
+
+
+def constant_reader(value: Value, rank: int, facts: FactTable) -> Callable[[Read], jax.Array]:
+    """Reads a constant, in this rank; what was broadcast as it was before, with sizes of 1."""
+    if value.literal is not None:
+        return lambda read: jnp.full((1,) * rank, value.literal)
+    producer = facts[value].producer
     if producer is not None and producer.primitive is lax.broadcast_in_dim_p:
         (inner,) = producer.inputs[:1]
         shape = [1] * rank
         for position, dim in enumerate(producer.params["broadcast_dimensions"]):
             shape[dim] = inner.shape[position]
-        return lambda read: jnp.sign(read(inner)).reshape(shape)
-    missing = rank - len(scale.shape)
-    return lambda read: jnp.sign(read(scale)).reshape((1,) * missing + scale.shape)
+        before = constant_reader(inner, len(inner.shape), facts)
+        return lambda read: before(read).reshape(shape)
+    missing = rank - len(value.shape)
+    return lambda read: jnp.reshape(read(value), (1,) * missing + value.shape)
 
 
 def _sign_in_gate(gate: Value, rank: int, facts: FactTable) -> SignReader | None:

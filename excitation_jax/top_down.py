@@ -36,6 +36,19 @@ class TopDown:
     values: list[jax.Array]
     prepared: Prepared
 
+    @property
+    def spatial_axes(self) -> tuple[int, ...]:
+        """Where the share's spatial axes are."""
+        (layer,), axis = self.prepared.read, self._target_axis
+        extra = self.share.ndim - len(layer.shape)
+        return tuple(i + extra * (i >= axis) for i in layer.spatial_axes)
+
+    @property
+    def _target_axis(self) -> int:
+        """Where the share's axis of K targets is, if it has one: behind the batch axis, if any."""
+        (layer,) = self.prepared.read
+        return layer.batch_axis + (layer.batch_axis not in layer.spatial_axes)
+
     def map(self, reduce: Callable[..., jax.Array] = jnp.sum) -> jax.Array:
         """The one layer's share, reduced over channels (see `layers.spatial_map`)."""
         return spatial_map(self.one(self.shares), self.prepared.read[0], reduce)
@@ -48,10 +61,9 @@ class TopDown:
     @property
     def value(self) -> jax.Array:
         """The one layer's, with an axis of size 1 where the share has one of K targets."""
-        (layer,), value = self.prepared.read, self.one(self.values).astype(self.share.dtype)
-        several = self.share.ndim - value.ndim
-        axis = layer.batch_axis + (layer.batch_axis not in layer.spatial_axes)
-        return jnp.expand_dims(value, axis) if several else value
+        value = self.one(self.values).astype(self.share.dtype)
+        several = self.share.ndim > value.ndim
+        return jnp.expand_dims(value, self._target_axis) if several else value
 
     def one(self, arrays: list[jax.Array]) -> jax.Array:
         """The only one of several arrays that were to be read."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -76,7 +76,7 @@ class Affine(Rule):
             total, transpose = jax.vjp(
                 lambda h: call.bind(*(h if i == source else positive[i] for i in operands)), h
             )
-            return transpose(safe_divide(p, total))[0]
+            return transpose(self.per_child(call, p, total))[0]
 
         def excite(part: int) -> jax.Array:
             if sign is None:
@@ -85,10 +85,16 @@ class Affine(Rule):
             up, down = jnp.where(sign > 0, p, 0), jnp.where(sign < 0, p, 0)
             return spread(up, part) + spread(down, -part)
 
-        shares = excite(1)
-        if call.contrastive:
-            shares = shares - excite(-1)  # Eq. 8, 9: the negated classifier's
+        shares = self.contrast(excite) if call.contrastive else excite(1)
         return [h * shares if i == source else None for i in range(len(call.operands))]
+
+    def per_child(self, call: Call, p: jax.Array, total: jax.Array) -> jax.Array:
+        """P / Z: what a child gets per unit of its excitation, of which ``total`` is the sum."""
+        return safe_divide(p, total)
+
+    def contrast(self, excite: Callable[[int], jax.Array]) -> jax.Array:
+        """Eq. 8, 9: the excitation less that of the negated classifier, ``excite(-1)``."""
+        return excite(1) - excite(-1)
 
 
 def _fold_sign(call: Call, sign: jax.Array) -> tuple[int, jax.Array] | None:

@@ -105,6 +105,8 @@ class Step:
     #: Which of the outputs' values have a scale behind them (see orientation.py).
     oriented_inputs: tuple[Any, ...] = ()
     oriented_output: Any = None
+    #: Reads the constant affine function behind the output (see tail.py), for rules that want it.
+    tail: Any = None
     #: For operands that are a bounded signal times a gate: the signal's bound, and the gate.
     gated_inputs: tuple[tuple[float, Value] | None, ...] = ()
     #: For operands inside loops, which elements are constants in a loop's first step.
@@ -126,6 +128,8 @@ class Call:
       input_signs: the same for each operand.
       input_lows: for operands that are a bounded signal times a gate, lambda times the gate: a
         closed gate lets no excitation through.
+      tail: for rules that read it (`Rule.reads_tail`), the scale and shift that follow the output;
+        None where nothing does.
       input_initial: for operands inside a loop, which elements are constants in this step.
       contrastive: the negated operation's excitation is to be subtracted (Eq. 8, 9).
     """
@@ -138,6 +142,7 @@ class Call:
     input_lows: tuple[jax.Array | None, ...] = ()
     input_initial: tuple[jax.Array | None, ...] = ()
     contrastive: bool = False
+    tail: tuple[jax.Array, jax.Array] | None = None
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -192,6 +197,8 @@ class Rule:
     """Base of all rules. ``equation`` names the source, for `explain_rules`."""
 
     equation: str = ""
+    #: Whether `backward` reads `Call.tail`.
+    reads_tail: bool = False
 
     def plan(self, site: Site) -> Plan:
         return Flow(site.signals)

@@ -32,6 +32,7 @@ class RuleSet:
       calls: rule by name of a jitted function, which then is one operation.
       scopes: ``(pattern, rules)`` pairs; where a module path matches the shell-style pattern,
         those rules hold. Later pairs win.
+      default: rule for primitives that are not in the table; None refuses them.
 
     A rule is a function ``rule(call, p)`` of the operation's values and the probability at its
     output. It returns the probability of each operand, None for those that get nothing:
@@ -51,6 +52,7 @@ class RuleSet:
     table: Mapping[Primitive, Rule]
     scopes: tuple[tuple[str, RuleSet], ...] = field(default=())
     calls: Mapping[str, Rule] = field(default_factory=lambda: MappingProxyType({}))
+    default: Rule | None = None
 
     def rule_for(self, primitive: Primitive, path: str, call: str | None = None) -> Rule | None:
         """The rule for a primitive in the module at ``path``; None if there is none.
@@ -61,7 +63,7 @@ class RuleSet:
         for pattern, rules in reversed(self.scopes):
             if fnmatch.fnmatchcase(path, pattern):
                 return rules.rule_for(primitive, path, call)
-        return self.table.get(primitive) if call is None else self.calls.get(call)
+        return self.table.get(primitive, self.default) if call is None else self.calls.get(call)
 
     @property
     def call_names(self) -> frozenset[str]:

@@ -1,0 +1,63 @@
+"""The contrast of IJCV18 (Sec. 4.2) for any method: a map less that of the negated classifier."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..rules.rule import safe_divide
+from ..targets import Target, top_down_signal
+
+Method = Callable[..., jax.Array]
+
+
+@dataclass(frozen=True)
+class _Negated:
+    """A model whose scores have the other sign; equal for equal models, for the caches' sake."""
+
+    model_fn: Callable[[Any, Any], Any]
+
+    def __call__(self, params: Any, x: Any) -> Any:
+        return jax.tree.map(jnp.negative, self.model_fn(params, x))
+
+
+def contrastive(method: Method) -> Method:
+    """The contrastive form of a method, as IJCV18 (Table 3) tries it on other methods.
+
+    The positive parts of the map and of the map of the negated classifier are divided by their
+    sums, subtracted, and cut off at zero. It costs two runs of the method. Of the gradient's
+    absolute value nothing is left: both maps are the same.
+
+    Args:
+      method: a method of this module. The model must return scores: behind a softmax or sigmoid,
+        Excitation Backprop does not see the sign of what is negated.
+
+    Returns:
+      A method of the same signature, with the errors of the method.
+    """
+
+    @functools.wraps(method)
+    def contrasted(
+        model_fn: Callable[[Any, Any], Any], params: Any, x: Any, target: Target, **options: Any
+    ) -> jax.Array:
+        outputs = jax.eval_shape(model_fn, params, x)
+        if not callable(target) and len(getattr(outputs, "shape", ())) > 2:
+            # The softmax over a score map's positions is the scores', not their negatives'.
+            target = top_down_signal(model_fn(params, x), target)
+        both = [
+            _normalised(method(function, params, x, target, **options))
+            for function in (model_fn, _Negated(model_fn))
+        ]
+        return jnp.maximum(both[0] - both[1], 0)
+
+    return contrasted
+
+
+def _normalised(maps: jax.Array) -> jax.Array:
+    positive = jnp.maximum(maps, 0)
+    return safe_divide(positive, positive.sum((-2, -1), keepdims=True))

@@ -1,0 +1,88 @@
+"""MWP and c-MWP, and the variants that IJCV18 analyses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import lax
+
+from ..explain import attention_map
+from ..rules.linear import Affine
+from ..rules.rule import Call
+from ..rules.ruleset import EXCITATION, RuleSet
+from ..targets import Target
+from .contrast import contrastive
+from .gradients import ModelFunction
+
+
+def mwp(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
+    layer: str | None = "auto", rules: RuleSet = EXCITATION,
+) -> jax.Array:  # fmt: skip
+    """Marginal winning probabilities (Eq. 2), summed over channels.
+
+    Arguments, result and errors are those of `excitation_jax.attention_map`.
+    """
+    return attention_map(model_fn, params, x, target, layer=layer, contrastive=False, rules=rules)
+
+
+def c_mwp(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
+    layer: str | None = "auto", rules: RuleSet = EXCITATION,
+) -> jax.Array:  # fmt: skip
+    """Contrastive MWP (Eq. 7-9), summed over channels and cut off at zero.
+
+    Arguments, result and errors are those of `excitation_jax.attention_map`.
+    """
+    return attention_map(model_fn, params, x, target, layer=layer, rules=rules)
+
+
+def c_mwp_star(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
+    layer: str | None = "last", rules: RuleSet = EXCITATION,
+) -> jax.Array:  # fmt: skip
+    """c-MWP* (IJCV18, Table 2): c-MWP at the layer before global pooling, where CAM is read.
+
+    There the two are the same map but for Z+ and Z- (Eq. 10-16): CAM is ``sum_c A_c (w+ - w-)``,
+    c-MWP* is ``sum_c A_c (w+ / Z+ - w- / Z-)``. Arguments, result and errors are those of `c_mwp`.
+    """
+    return c_mwp(model_fn, params, x, target, layer=layer, rules=rules)
+
+
+@dataclass(frozen=True)
+class _ContrastWithoutNorm(Affine):
+    """The top layer's excitation as it is, not divided by its sum (Z+ and Z- of Eq. 8, 9)."""
+
+    def per_child(self, call: Call, p: jax.Array, total: jax.Array) -> jax.Array:
+        return p if call.contrastive else super().per_child(call, p, total)
+
+
+_WITHOUT_NORM = dict.fromkeys(
+    (lax.conv_general_dilated_p, lax.dot_general_p), _ContrastWithoutNorm()
+)
+
+
+def c_mwp_without_norm(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
+    layer: str | None = "auto", rules: RuleSet = EXCITATION,
+) -> jax.Array:  # fmt: skip
+    """c-MWP "w/o norm" (IJCV18, Table 3): at the top layer ``h (w+ - w-)``, without Z+ and Z-.
+
+    Arguments, result and errors are those of `c_mwp`.
+    """
+    return c_mwp(model_fn, params, x, target, layer=layer, rules=rules.replace(_WITHOUT_NORM))
+
+
+def c_mwp_post_norm(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
+    layer: str | None = "auto", rules: RuleSet = EXCITATION,
+) -> jax.Array:  # fmt: skip
+    """c-MWP "post-norm" (IJCV18, Table 3): normalised at the layer that is read.
+
+    The maps of the classifier and of the negated one are divided by their sums there, and then
+    subtracted. Where no probability is lost on the way, that is c-MWP. Arguments, result and errors
+    are those of `contrastive`.
+    """
+    return contrastive(mwp)(model_fn, params, x, target, layer=layer, rules=rules)

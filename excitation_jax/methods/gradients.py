@@ -1,0 +1,204 @@
+"""Gradients, and the pseudo-gradients of DeconvNet and guided backprop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..layers import spatial_map
+from ..prepare import prepare
+from ..rules.gradient import DECONVNET, GRADIENT, GUIDED
+from ..rules.ruleset import RuleSet
+from ..targets import Target
+from ..top_down import top_down
+from .compiled import compiled
+
+ModelFunction = Callable[[Any, Any], Any]
+
+
+def gradient(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, *, layer: str | None = None
+) -> jax.Array:
+    """The largest absolute slope of the target's score over the channels (Simonyan et al. 2014).
+
+    Args:
+      model_fn, params, x, target: as in `excitation_jax.excitation_vjp`. A target that is no single
+        unit stands for the score ``sum(P(A0) * outputs)``.
+      layer: where the slope is taken: None for the input, or as in `excitation_jax.attention_map`.
+
+    Returns:
+      (N, H, W), or (N, K, H, W) for K targets, at the layer's own resolution.
+
+    Raises:
+      As `excitation_jax.attention_map`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from excitation_jax import methods
+    >>> def model(w, x):
+    ...     return jax.nn.relu(jax.lax.conv(x, w, (1, 1), "SAME")).mean((2, 3))
+    >>> w, x = jnp.ones((5, 3, 1, 1)), jnp.ones((2, 3, 4, 4))
+    >>> methods.gradient(model, w, x, 0)[0, 0, 0]
+    Array(0.0625, dtype=float32)
+    """
+    return _largest_slope(model_fn, params, x, target, layer, GRADIENT)
+
+
+def deconvnet(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, *, layer: str | None = None
+) -> jax.Array:
+    """DeconvNet (Zeiler and Fergus 2014): a ReLU passes the positive part of the signal.
+
+    Arguments, result and errors are those of `gradient`. ReLUs are the maxima with a constant
+    (`jax.nn.relu`); other activations have their own gradient.
+    """
+    return _largest_slope(model_fn, params, x, target, layer, DECONVNET)
+
+
+def guided_backprop(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, *, layer: str | None = None
+) -> jax.Array:
+    """Guided backprop (Springenberg et al. 2015): DeconvNet's rule where the unit is active.
+
+    Arguments, result and errors are those of `deconvnet`.
+    """
+    return _largest_slope(model_fn, params, x, target, layer, GUIDED)
+
+
+def _largest_slope(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, layer: str | None, rules: RuleSet
+) -> jax.Array:
+    return top_down(model_fn, params, x, target, layer, rules=rules).map(largest)
+
+
+def largest(slopes: jax.Array, axis: tuple[int, ...]) -> jax.Array:
+    """The largest absolute value along some axes."""
+    return jnp.abs(slopes).max(axis)
+
+
+def linear_approximation(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, *, layer: str | None = "auto"
+) -> jax.Array:
+    """Activation times gradient, summed over channels; signed.
+
+    Arguments, result and errors are those of `gradient`.
+    """
+    found = top_down(model_fn, params, x, target, layer, rules=GRADIENT, keep=True)
+    return spatial_map(found.value * found.share, found.prepared.read[0])
+
+
+def input_x_gradient(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, *, layer: str | None = None
+) -> jax.Array:
+    """`linear_approximation` at the input (Shrikumar et al. 2017)."""
+    return linear_approximation(model_fn, params, x, target, layer=layer)
+
+
+def smoothgrad(
+    model_fn: ModelFunction,
+    params: Any,
+    x: jax.Array,
+    target: Target,
+    *,
+    layer: str | None = None,
+    samples: int = 25,
+    noise: float = 0.15,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """SmoothGrad (Smilkov et al. 2017): the gradient's mean over noisy copies of the input.
+
+    Args:
+      model_fn, params, x, target, layer: as in `gradient`; x is one array.
+      samples: number of copies.
+      noise: standard deviation, as a share of the range of each image's values.
+      key: a `jax.random.key`; ``key(0)`` unless given.
+
+    Returns:
+      As `gradient`: the largest absolute value of the mean over the channels.
+
+    Raises:
+      As `gradient`; ValueError for fewer than one sample or negative noise.
+    """
+    if samples < 1 or noise < 0:
+        raise ValueError(f"needs samples >= 1 and noise >= 0, got {samples} and {noise}")
+    key = jax.random.key(0) if key is None else key
+    options = {"layer": layer, "samples": samples, "noise": noise}
+    return compiled(_smoothgrad, model_fn, params, x, target, key, **options)
+
+
+def _smoothgrad(
+    model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, key: jax.Array,
+    layer: str | None, samples: int, noise: float,
+) -> jax.Array:  # fmt: skip
+    each = tuple(range(1, x.ndim))
+    spread = noise * (x.max(each, keepdims=True) - x.min(each, keepdims=True))
+    names = () if layer is None else (layer,)
+    read = prepare(model_fn, (params, x), names, False, GRADIENT).read[0]
+
+    def slope(key: jax.Array) -> jax.Array:
+        noisy = x + spread * jax.random.normal(key, x.shape, x.dtype)
+        return top_down(model_fn, params, noisy, target, layer, rules=GRADIENT).share
+
+    return spatial_map(_mean(slope, jax.random.split(key, samples)), read, largest)
+
+
+def integrated_gradients(
+    model_fn: ModelFunction,
+    params: Any,
+    x: jax.Array,
+    target: Target,
+    *,
+    layer: None = None,
+    steps: int = 32,
+    baseline: jax.Array | float = 0.0,
+) -> jax.Array:
+    """Integrated gradients (Sundararajan et al. 2017), summed over channels; signed.
+
+    The map sums to the difference of the target's scores at the input and at the baseline, but for
+    the error of the midpoint rule.
+
+    Args:
+      model_fn, params, x, target: as in `gradient`; x is one array.
+      layer: None: the method is defined at the input only.
+      steps: number of points on the way from the baseline.
+      baseline: broadcastable to x. 0 is the mean colour where the pre-processing takes it off.
+
+    Returns:
+      As `gradient`.
+
+    Raises:
+      As `gradient`; ValueError for a layer or fewer than one step.
+    """
+    if layer is not None:
+        raise ValueError(f"integrated gradients are defined at the input, not at layer {layer!r}")
+    if steps < 1:
+        raise ValueError(f"needs steps >= 1, got {steps}")
+    baseline = jnp.broadcast_to(jnp.asarray(baseline, x.dtype), jnp.shape(x))
+    return compiled(_integrated_gradients, model_fn, params, x, target, baseline, steps=steps)
+
+
+def _integrated_gradients(
+    model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, baseline: jax.Array,
+    steps: int,
+) -> jax.Array:  # fmt: skip
+    read = prepare(model_fn, (params, x), (), False, GRADIENT).read[0]
+
+    def slope(position: jax.Array) -> jax.Array:
+        between = baseline + position.astype(x.dtype) * (x - baseline)
+        return top_down(model_fn, params, between, target, None, rules=GRADIENT).share
+
+    mean = _mean(slope, (jnp.arange(steps) + 0.5) / steps)
+    way = x - baseline
+    if mean.ndim > way.ndim:
+        way = jnp.expand_dims(way, 1)
+    return spatial_map(way * mean, read)
+
+
+def _mean(function: Callable[[jax.Array], jax.Array], xs: jax.Array) -> jax.Array:
+    """The mean of a function's values, one at a time."""
+    start = jnp.zeros_like(jax.eval_shape(function, xs[0]))
+    total, _ = lax.scan(lambda sum_, x: (sum_ + function(x), None), start, xs)
+    return total / len(xs)

@@ -1,0 +1,93 @@
+"""RISE (Petsiuk et al., BMVC 2018): what a black box says of randomly masked copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..prepare import prepare
+from ..rules.gradient import GRADIENT
+from ..targets import Target, signal
+from .compiled import compiled
+from .gradients import ModelFunction
+
+
+def rise(
+    model_fn: ModelFunction,
+    params: Any,
+    x: jax.Array,
+    target: Target,
+    *,
+    layer: None = None,
+    masks: int = 4000,
+    cells: int = 7,
+    kept: float = 0.5,
+    scores: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """The mean of random masks, weighted by the target's score under each: (N, [K,] H, W).
+
+    ``sum_m s(x * m) m / (masks * kept)``; a mask is a random grid of zeros and ones, bilinearly
+    enlarged and shifted. What is masked is 0, the mean colour where the pre-processing takes that
+    off.
+
+    Args:
+      model_fn, params, x, target: as in `gradient`; x is one array. Nothing is differentiated: the
+        model may be any function that JAX can run, and costs ``masks`` forward passes.
+      layer: None: the map is one of the input.
+      masks, cells, kept: how many masks, of how many cells along a side, each kept with what
+        probability.
+      scores: turns the outputs into scores; `jax.nn.sigmoid` for independent classes.
+      key: a `jax.random.key`; ``key(0)`` unless given.
+
+    Raises:
+      ValueError: a layer; options out of range; an input without two spatial axes; and as
+        `excitation_jax.top_down_signal`.
+    """
+    if layer is not None:
+        raise ValueError(f"RISE masks the input, and has no map of layer {layer!r}")
+    if masks < 1 or cells < 1 or not 0 < kept < 1:
+        raise ValueError(
+            f"needs masks >= 1, cells >= 1 and 0 < kept < 1, got {masks}, {cells} and {kept}"
+        )
+    key = jax.random.key(0) if key is None else key
+    options = {"masks": masks, "cells": cells, "kept": kept, "scores": scores}
+    return compiled(_rise, model_fn, params, x, target, key, **options)
+
+
+def _rise(
+    model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, key: jax.Array,
+    masks: int, cells: int, kept: float, scores: Callable[[jax.Array], jax.Array],
+) -> jax.Array:  # fmt: skip
+    (image,) = prepare(model_fn, (params, x), (), False, GRADIENT, require_rules=False).read
+    if len(image.spatial_axes) != 2:
+        raise ValueError(f"RISE needs two spatial axes, and x has {len(image.spatial_axes)}")
+    height, width = (x.shape[axis] for axis in image.spatial_axes)
+    prior, several = signal(model_fn(params, x), target)
+    classes = tuple(range(1 + several, prior.ndim))
+
+    def step(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+        mask = _mask(key, (height, width), cells, kept)
+        placed = [height if axis == image.spatial_axes[0] else 1 for axis in range(x.ndim)]
+        placed[image.spatial_axes[1]] = width
+        found = scores(model_fn(params, x * mask.reshape(placed).astype(x.dtype)))
+        found = jnp.expand_dims(found, 1) if several else found
+        return total + (found * prior).sum(classes)[..., None, None] * mask, None
+
+    start = jnp.zeros((*prior.shape[: 1 + several], height, width), prior.dtype)
+    total, _ = lax.scan(step, start, jax.random.split(key, masks))
+    return total / (masks * kept)
+
+
+def _mask(key: jax.Array, size: tuple[int, int], cells: int, kept: float) -> jax.Array:
+    """A grid of zeros and ones, enlarged by one cell more than the image, and cut out of it."""
+    grid_key, *shift_keys = jax.random.split(key, 3)
+    cell = [-(-side // cells) for side in size]
+    grid = jax.random.bernoulli(grid_key, kept, (cells, cells)).astype(jnp.float32)
+    large = jax.image.resize(grid, [(cells + 1) * side for side in cell], "linear")
+    shift = [jax.random.randint(k, (), 0, side) for k, side in zip(shift_keys, cell, strict=True)]
+    return lax.dynamic_slice(large, shift, size)

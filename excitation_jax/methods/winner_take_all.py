@@ -1,0 +1,43 @@
+"""Selective Tuning's deterministic winner-take-all as a method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..rules.winner_take_all import WINNER_TAKE_ALL
+from ..targets import Target, check_target, signal
+from ..top_down import top_down
+from .gradients import ModelFunction
+
+
+def winner_take_all(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, *, layer: str | None = "auto"
+) -> jax.Array:
+    """A binary map of the winner at a layer (Tsotsos et al. 1995; IJCV18, Table 4).
+
+    From the target's unit (of a score map, from the position of the largest P(A0)) down, each
+    winner's child of the largest h_j w_ij+ wins. The map is 1 where a channel has a winner, and 0
+    everywhere if a winner on the way has no excitatory input. As IJCV18 does with binary maps, blur
+    it before a comparison (`excitation_jax.maps.blur`).
+
+    Arguments, result and errors are those of `excitation_jax.attention_map`; examples are explained
+    one by one, under `jax.vmap`.
+    """
+    target = check_target(jax.eval_shape(model_fn, params, x), target)
+    prior, _ = signal(model_fn(params, x), target)
+
+    def one(x: Any, prior: Any) -> jax.Array:
+        alone, start = jax.tree.map(lambda array: array[None], (x, prior))
+        found = top_down(
+            model_fn, params, alone, start, layer, rules=WINNER_TAKE_ALL, start=_first_winner
+        )
+        return found.map()[0]
+
+    return (jax.vmap(one)(x, prior) > 0).astype(jnp.float32)
+
+
+def _first_winner(outputs: jax.Array, p: jax.Array) -> jax.Array:
+    return jax.nn.one_hot(p.argmax(), p.size, dtype=p.dtype).reshape(p.shape)

@@ -1,0 +1,95 @@
+"""The gradient as a rule set, and what DeconvNet and guided backprop change in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .. import _compat
+from .control_flow import Within
+from .rule import Call, Flow, Plan, Rule, Site
+from .ruleset import RuleSet
+from .structure import Move
+
+
+@dataclass(frozen=True)
+class OwnGradient(Rule):
+    """The operation's own vector-Jacobian product, to every operand that depends on the input."""
+
+    equation = "gradient"
+
+    def plan(self, site: Site) -> Plan:
+        # Integers have no slope: nothing reaches what they were computed from.
+        return Flow(tuple(i for i in site.signals if site.op.inputs[i].floating))
+
+    def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
+        outputs, every = call.step.site.op.outputs, range(len(call.operands))
+
+        def apply(signals: list[jax.Array]) -> list[jax.Array]:
+            replaced = dict(zip(call.sources, signals, strict=True))
+            out = call.bind(*(replaced[i] if i in replaced else call.value(i) for i in every))
+            parts = out if isinstance(out, tuple) else (out,)
+            return [part for part, value in zip(parts, outputs, strict=True) if value.floating]
+
+        _, pull = jax.vjp(apply, [call.value(i) for i in call.sources])
+        given = p if isinstance(p, tuple) else (p,)
+        (shares,) = pull([q for q, value in zip(given, outputs, strict=True) if value.floating])
+        found = dict(zip(call.sources, shares, strict=True))
+        return [found.get(i) for i in every]
+
+
+@dataclass(frozen=True)
+class Rectifier(OwnGradient):
+    """A ReLU, max(x, c): the signal passes where the unit is active, and where it is positive.
+
+    At x = c the slope is 0, as that of `jax.nn.relu` is. A maximum of two values that both depend
+    on the input is no ReLU: it has its own gradient.
+
+    Attributes:
+      active: only where x > c (the gradient).
+      positive: only where the signal is positive: DeconvNet (Zeiler and Fergus 2014); with
+        ``active``, guided backprop (Springenberg et al. 2015).
+    """
+
+    active: bool = True
+    positive: bool = False
+
+    @property
+    def equation(self) -> str:  # type: ignore[override]
+        return "ReLU: signal > 0" if self.positive else "gradient"
+
+    def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
+        if len(call.sources) != 1:
+            return super().backward(call, p)
+        (source,) = call.sources
+        passed = jnp.maximum(p, 0) if self.positive else p
+        if self.active:
+            passed = jnp.where(call.value(source) > call.value(1 - source), passed, 0)
+        return [passed if i == source else None for i in range(2)]
+
+
+def _gradient_rules(name: str, rectifier: Rectifier) -> RuleSet:
+    families: list[tuple[Rule, tuple[_compat.Primitive, ...]]] = [
+        (rectifier, (lax.max_p,)),
+        (Within(), (_compat.scan_p, _compat.while_p, _compat.cond_p, _compat.shard_map_p)),
+        # What moves elements is its own gradient without keeping its operands.
+        (Move(), (lax.reshape_p, lax.transpose_p, lax.squeeze_p, lax.broadcast_in_dim_p)),
+        (Move(), (lax.slice_p, lax.pad_p, lax.concatenate_p, lax.rev_p, _compat.pvary_p)),
+    ]
+    table = {primitive: rule for rule, family in families for primitive in family}
+    return RuleSet(name, MappingProxyType(table), default=OwnGradient())
+
+
+#: Every operation's own gradient. Functions with a derivative of their own (`jax.custom_vjp`) are
+#: opened: differentiated is what they compute.
+GRADIENT = _gradient_rules("GRADIENT", Rectifier())
+#: Zeiler and Fergus (ECCV 2014): a ReLU passes the positive part of the signal.
+DECONVNET = _gradient_rules("DECONVNET", Rectifier(active=False, positive=True))
+#: Springenberg et al. (ICLR 2015 workshop): the same, where the unit is active.
+GUIDED = _gradient_rules("GUIDED", Rectifier(positive=True))
