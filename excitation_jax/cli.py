@@ -1,4 +1,4 @@
-"""The command `excitation-jax`: demo, explain, layers and import-weights.
+"""The command `excitation-jax`: demo, explain, compare, layers and import-weights.
 
 Here are the arguments, the progress bar and the errors; what the commands do is in `commands`,
 which imports JAX and is only imported to run one: --help and a typing error answer at once.
@@ -28,6 +28,15 @@ MODELS = (
     "googlenet_tags", "resnet18", "resnet50", "resnet50_caffe", "squeezenet_v1_0",
     "squeezenet_v1_0_caffe", "squeezenet_v1_1", "squeezenet_v1_1_caffe", "mobilenet_v1_025",
     "mobilenet_v2", "cifar_resnet20", "cifar_resnet32", "resnet18_tdam", "resnet50_tdam",
+)  # fmt: skip
+
+#: Those of `methods.registry`, likewise.
+METHODS = (
+    "mwp", "c-mwp", "c-mwp-star", "c-mwp-post-norm", "c-mwp-without-norm", "gradient",
+    "c-gradient", "input-x-gradient", "smoothgrad", "integrated-gradients", "deconvnet",
+    "c-deconvnet", "guided-backprop", "lrp", "lrp-epsilon", "lrp-gamma", "lrp-zplus",
+    "lrp-alpha-beta", "cam", "c-cam", "grad-cam", "grad-cam++", "layer-cam",
+    "linear-approximation", "rise", "feedback", "winner-take-all",
 )  # fmt: skip
 
 # The part of the package's extras that each optional module comes with.
@@ -158,6 +167,21 @@ def _parser() -> _Parser:
             """,
         )
     )
+    _add_compare(
+        command(
+            "compare",
+            12,
+            "several methods side by side on a photograph",
+            """\
+            Writes one picture: the photograph and, for each method, a map painted over it with the
+            time that it took.
+
+              excitation-jax compare cat.jpg --model squeezenet --weights squeezenet_v1_0.npz
+              excitation-jax compare cat.jpg --model squeezenet --weights squeezenet_v1_0.npz \\
+                  --methods mwp,c-mwp,gradcam,guided-backprop,lrp --target top2
+            """,
+        )
+    )
     layers = command(
         "layers",
         3,
@@ -226,15 +250,7 @@ def _add_demo(demo: _Parser) -> None:
 
 
 def _add_explain(explain: _Parser) -> None:
-    explain.add_argument("photo", type=Path, metavar="PHOTO", help="the photograph to explain")
-    _add_model(explain, "digits brings its own")
-    explain.add_argument(
-        "--target",
-        default="top1",
-        metavar="NAME|INDEX|topK",
-        help="the class to explain: its name (needs --classes), its index, or topK, the K classes "
-        f"of highest score, K up to {MOST_TARGETS} (default: %(default)s)",
-    )
+    _add_question(explain, "excitation")
     explain.add_argument(
         "--layer",
         metavar="NAME|auto",
@@ -243,30 +259,60 @@ def _add_explain(explain: _Parser) -> None:
         "read for this network, or auto)",
     )
     explain.add_argument(
-        "--whole",
-        action="store_true",
-        help="look at the whole photograph in its own shape, with the fully convolutional form of "
-        "the network, and not at a square of it",
-    )
-    explain.add_argument(
         "--contrastive",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="show what speaks for the class and for no other (c-MWP), or all that speaks for "
         "it (MWP) (default: contrastive)",
     )
-    explain.add_argument(
+
+
+def _add_compare(compare: _Parser) -> None:
+    _add_question(compare, "methods")
+    compare.add_argument(
+        "--methods",
+        default="mwp,c-mwp,gradient,guided-backprop,grad-cam,lrp",
+        metavar="NAMES",
+        help="the methods, with commas between them (default: %(default)s; all: "
+        f"{', '.join(METHODS)})",
+    )
+    compare.add_argument(
+        "--layer",
+        metavar="NAME|auto|last",
+        help="read every method that can be read at a layer at this one (default: each at the "
+        "layer that suits it)",
+    )
+
+
+def _add_question(parser: _Parser, suffix: str) -> None:
+    """The arguments of what is asked about a photograph."""
+    parser.add_argument("photo", type=Path, metavar="PHOTO", help="the photograph to explain")
+    _add_model(parser, "digits brings its own")
+    parser.add_argument(
+        "--target",
+        default="top1",
+        metavar="NAME|INDEX|topK",
+        help="the class to explain: its name (needs --classes), its index, or topK, the K classes "
+        f"of highest score, K up to {MOST_TARGETS} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="look at the whole photograph in its own shape, with the fully convolutional form of "
+        "the network, and not at a square of it",
+    )
+    parser.add_argument(
         "--classes",
         type=Path,
         metavar="FILE",
         help="names of the classes, one class a line: index, synset, name, separated by tabs; "
         "without it a class is its index",
     )
-    explain.add_argument(
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="the picture to write (default: PHOTO's name with _excitation.png, in this folder)",
+        help=f"the picture to write (default: PHOTO's name with _{suffix}.png, in this folder)",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the commands do: demo, explain, layers and import-weights.
+"""What the commands do: demo, explain, compare, layers and import-weights.
 
 Each takes the parsed arguments and `announce`, which it tells what it is about to do, and
 returns the text to print. `cli` imports this module once it knows that a command will run.
@@ -7,8 +7,6 @@ returns the text to print. `cli` imports this module once it knows that a comman
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,17 +18,13 @@ from numpy.typing import NDArray
 import excitation_jax as ej
 
 from . import digits, maps
-from .class_names import parse_target, read_class_names
+from .asked import COLUMNS, SCALE_NOTE, Announce, ask, timed
 from .networks import ALIASES, digits_network, network
 
 if TYPE_CHECKING:
     pass
 
-_DEMO_SIDE, _PHOTO_SIDE = 288, 384  # pixels of a panel's longer side
-_COLUMNS = 4
-_SCALE_NOTE = "Each map is scaled to its own maximum: grey is no attention, yellow the most."
-
-Announce = Callable[[str], None]
+_DEMO_SIDE = 288  # pixels of a panel's side
 
 
 def demo(arguments: argparse.Namespace, announce: Announce) -> str:
@@ -60,7 +54,7 @@ def demo(arguments: argparse.Namespace, announce: Announce) -> str:
             for contrastive in (False, True)
         ]
 
-    (logits, attention), timings = _timed(
+    (logits, attention), timings = timed(
         explain_both_ways, shown.variables, jnp.asarray(scenes.images), announce
     )
     announce("drawing")
@@ -76,7 +70,7 @@ def demo(arguments: argparse.Namespace, announce: Announce) -> str:
             painted = maps.overlay(pictures.greyed(scene), one)
             row.append(pictures.Panel(painted, f"{digit}: {kind}", f"score {scores[digit]:.3f}"))
     headline = "Where does the model see each digit?"
-    pictures.write(pictures.figure(rows, headline, _SCALE_NOTE), arguments.out)
+    pictures.write(pictures.figure(rows, headline, SCALE_NOTE), arguments.out)
     return "\n".join(
         [
             *(f"digit {digit}: score {scores[digit]:.3f}" for digit in present),
@@ -96,64 +90,47 @@ def explain(arguments: argparse.Namespace, announce: Announce) -> str:
     """
     from . import pictures
 
-    out = arguments.out or Path(f"{arguments.photo.stem}_excitation.png")
-    pictures.check_writable(out)
-    photo = pictures.read_photograph(arguments.photo)
-    if out.exists() and out.samefile(arguments.photo):
-        raise ValueError(f"{out} is the photograph itself: give another --out")
-    names = read_class_names(arguments.classes) if arguments.classes else None
-
-    announce(f"loading {arguments.model}")
-    asked = network(arguments.model, arguments.weights, whole=arguments.whole)
-    images = asked.prepare(photo)
-    count = jax.eval_shape(asked.apply, asked.variables, images).shape[-1]
-    if names and len(names) != count:
-        raise ValueError(
-            f"{arguments.classes} names {len(names)} classes, {arguments.model} has {count}"
-        )
-    top, index = parse_target(arguments.target, names, count)
-    view = asked.view(photo)
-    layer = arguments.layer or asked.layer
-    size = pictures.fitted_size(view, _PHOTO_SIDE)
+    asked = ask(arguments, announce, "excitation")
+    network, layer = asked.network, arguments.layer or asked.network.layer
 
     def explain_targets(variables: Any, images: jax.Array) -> Any:
-        logits = asked.logits(asked.apply(variables, images))
-        targets = jax.lax.top_k(logits, top)[1] if top else jnp.array([[index]])
+        logits, targets = asked.targets(variables, images)
         attention = ej.attention_map(
-            asked.apply,
+            network.apply,
             variables,
             images,
             targets,
             layer=layer,
             contrastive=arguments.contrastive,
-            size=size,
+            size=asked.size,
         )
         return logits, targets[0], attention[0]
 
-    (logits, targets, attention), timings = _timed(
-        explain_targets, asked.variables, images, announce
+    (logits, targets, attention), timings = timed(
+        explain_targets, network.variables, asked.images, announce
     )
     announce("drawing")
-    scores = np.asarray(asked.scores(logits))[0]
-    base = np.asarray(view.resize(size[::-1]))
+    scores = np.asarray(network.scores(logits))[0]
     kind = "c-MWP" if arguments.contrastive else "MWP"
-    panels = [pictures.Panel(base, "photograph", arguments.photo.name)]
+    panels = [asked.photograph]
     for target, one in zip(np.asarray(targets), attention, strict=True):
-        title = names[target].name if names else f"class {target}"
-        detail = f"{kind}, score {scores[target]:.3f}"
-        painted = maps.overlay(pictures.greyed(base), one)
-        panels.append(pictures.Panel(painted, title, detail))
-    rows = [panels[start : start + _COLUMNS] for start in range(0, len(panels), _COLUMNS)]
+        panels.append(asked.panel(one, asked.name(target), f"{kind}, score {scores[target]:.3f}"))
+    rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
     headline = f"Where does {arguments.model} look?"
-    pictures.write(pictures.figure(rows, headline, _SCALE_NOTE), out)
+    pictures.write(pictures.figure(rows, headline, SCALE_NOTE), asked.out)
+    return "\n".join([*asked.ranking(scores, targets), timings, f"wrote {asked.out.resolve()}"])
 
-    explained = {int(target) for target in targets}
-    ranking = [int(i) for i in np.argsort(-scores)]
-    lines = ["  index   score  class  (* = explained)"]
-    for i in sorted({*ranking[:5], *explained}, key=ranking.index):
-        mark = "*" if i in explained else " "
-        lines.append(f"{mark} {i:5d}  {scores[i]:6.4f}  {names[i].name if names else i}")
-    return "\n".join([*lines, timings, f"wrote {out.resolve()}"])
+
+def compare(arguments: argparse.Namespace, announce: Announce) -> str:
+    """Writes the picture of a photograph with the maps of several methods side by side.
+
+    arguments: those of `explain`, less contrastive, and methods (str, names between commas).
+
+    Raises as `explain`, and ValueError for a method without a meaning for the network.
+    """
+    from . import comparison
+
+    return comparison.compare(arguments, announce)
 
 
 def layers(arguments: argparse.Namespace, announce: Announce) -> str:
@@ -190,20 +167,6 @@ def import_weights(arguments: argparse.Namespace, announce: Announce) -> str:
     leaves = jax.tree.leaves(variables)
     size = sum(leaf.size for leaf in leaves)
     return f"{name}: {len(leaves)} arrays, {size} numbers\nwrote {arguments.out.resolve()}"
-
-
-def _timed(
-    function: Callable[[Any, Any], Any], variables: Any, images: jax.Array, announce: Announce
-) -> tuple[Any, str]:
-    """function(variables, images) under jit, and a line on how long compiling and running took."""
-    announce("compiling")
-    start = time.perf_counter()
-    compiled = jax.jit(function).lower(variables, images).compile()
-    middle = time.perf_counter()
-    announce("explaining")
-    result = jax.block_until_ready(compiled(variables, images))
-    end = time.perf_counter()
-    return result, f"compiled in {middle - start:.2f} s (once), explained in {end - middle:.3f} s"
 
 
 def _enlarged(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
