@@ -19,9 +19,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from compared import centres, methods
+from compared import methods
 from PIL import Image
 
+from excitation_jax import metrics
 from excitation_jax.models import squeezenet
 
 
@@ -55,18 +56,6 @@ def grids(
         yield np.concatenate([top, bottom])[None], classes[chosen][None]
 
 
-def score(attention: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hits and energies (4,) of maps (4, H, W), target q belonging to quarter q."""
-    lower, right = (np.asarray(centres(size)) >= 0.5 for size in attention.shape[1:])
-    quarters = 2 * lower[:, None] + right[None, :]
-    hits, energies = [], []
-    for quarter, map_ in enumerate(attention):
-        hits.append(quarters.flat[map_.argmax()] == quarter)
-        positive = np.maximum(map_, 0)
-        energies.append(positive[quarters == quarter].sum() / max(positive.sum(), 1e-30))
-    return np.array(hits), np.array(energies)
-
-
 def play(
     weights: Path, images: Path, count: int, seed: int, layer: str, confidence: float = 0.8
 ) -> dict[str, dict[str, float]]:
@@ -77,7 +66,7 @@ def play(
     for name, method in methods(model.apply, params, layer).items():
         compiled = jax.jit(method)
         scores = [
-            score(np.asarray(compiled(grid, targets))[0])
+            metrics.grid_pointing(compiled(grid, targets)[0])
             for grid, targets in grids(photographs, classes, count, seed)
         ]
         hits, energies = (np.concatenate(part) for part in zip(*scores, strict=True))

@@ -21,9 +21,10 @@ from typing import Any
 import jax
 import numpy as np
 from compared import methods
-from grid_pointing import grids, score
+from grid_pointing import grids
 
 import excitation_jax as ej
+from excitation_jax import metrics
 from excitation_jax.models import cifar_resnet
 
 RULES = {
@@ -74,20 +75,20 @@ def play(
     last = (depth - 2) // 6 - 1
     layers = ("auto", f"layer2_{last}", f"layer1_{last}", None)
 
-    def row(method: str, rule_set: str, layer: str, attention: np.ndarray) -> dict[str, Any]:
-        hits, energies = (np.concatenate(p) for p in zip(*map(score, attention), strict=True))
+    def row(method: str, rule_set: str, layer: str, attention: jax.Array) -> dict[str, Any]:
+        hits, energies = map(np.asarray, metrics.grid_pointing(attention))
         return {
             "method": method, "rules": rule_set, "layer": layer,
             "hits": float(hits.mean()), "energy": float(energies.mean()), "targets": hits.size,
         }  # fmt: skip
 
     gradient = jax.jit(methods(model.apply, variables, "auto")["gradient"])
-    yield row("gradient", "", "input", np.asarray(gradient(x, classes)))
+    yield row("gradient", "", "input", gradient(x, classes))
     for contrastive, rule_set in itertools.product((False, True), rules):
         method = jax.jit(attention(model, variables, rules[rule_set], contrastive, layers))
         for layer, found in zip(layers, method(x, classes), strict=True):
             name = "c-MWP" if contrastive else "MWP"
-            yield row(name, rule_set, layer or "input", np.asarray(found))
+            yield row(name, rule_set, layer or "input", found)
 
 
 def main() -> None:
