@@ -10,10 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..rules.rule import safe_divide
+from ..combine import normalised
 from ..targets import Target, top_down_signal
 
 Method = Callable[..., jax.Array]
+#: A difference of two maps that is this small a part of them is one of rounding.
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def contrastive(method: Method) -> Method:
 
     The positive parts of the map and of the map of the negated classifier are divided by their
     sums, subtracted, and cut off at zero. It costs two runs of the method. Of the gradient's
-    absolute value nothing is left: both maps are the same.
+    absolute value nothing is left: both maps are the same, but for rounding, which is cut off, too.
 
     Args:
       method: a method of this module. The model must return scores: behind a softmax or sigmoid,
@@ -50,14 +52,10 @@ def contrastive(method: Method) -> Method:
             # The softmax over a score map's positions is the scores', not their negatives'.
             target = top_down_signal(model_fn(params, x), target)
         both = [
-            _normalised(method(function, params, x, target, **options))
+            normalised(method(function, params, x, target, **options))
             for function in (model_fn, _Negated(model_fn))
         ]
-        return jnp.maximum(both[0] - both[1], 0)
+        difference, total = both[0] - both[1], both[0] + both[1]
+        return jnp.where(difference > ROUNDING * total, difference, 0)
 
     return contrasted
-
-
-def _normalised(maps: jax.Array) -> jax.Array:
-    positive = jnp.maximum(maps, 0)
-    return safe_divide(positive, positive.sum((-2, -1), keepdims=True))
