@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +61,7 @@ class FactTable:
 
     def __init__(self, program: Program, explained: Sequence[Value]):
         self._table: dict[Value, Facts] = {}
+        self._program = program
         self.explained = frozenset(explained)
         #: Where a loop's first step has constants: by value, (body, pattern as in fixed.py).
         self.initial: dict[Value, dict[Program, np.ndarray]] = {}
@@ -77,6 +79,21 @@ class FactTable:
             interval = ANYTHING if number is None else Interval(float(number), float(number))
             self._new(value, Facts(interval=interval, known=number))
         return self._table[value]
+
+    @functools.cached_property
+    def consumers(self) -> Mapping[Value, Sequence[Op]]:
+        """The operations that read each value, those inside loops and branches included."""
+        found: dict[Value, list[Op]] = {}
+        for _, op in self._program.all_ops():
+            for value in op.inputs:
+                found.setdefault(value, []).append(op)
+        return found
+
+    @functools.cached_property
+    def ends(self) -> frozenset[Value]:
+        """The outputs of the program, and of the bodies inside it."""
+        programs = [self._program, *(program for program, _ in self._program.all_ops())]
+        return frozenset(value for program in programs for value in program.outputs)
 
     def behind_a_layer(self, value: Value) -> bool:
         """Whether a learned convolution or dense layer lies between the input and a value.

@@ -104,6 +104,11 @@ def top_down(
         for leaf in jax.tree.leaves(x):
             check_floating(leaf, "the input x")  # the likelier reason
         raise
+    if not any(value.floating or value in prepared.plan.reached for value in prepared.tapped):
+        raise TypeError(
+            f"the input x is {prepared.tapped[0].dtype}, and {rules.name} sends nothing to "
+            "integers: convert x before the model is called, or read a layer above its look-up"
+        )
     for read in prepared.chosen if keep else ():
         if read.value not in prepared.program.own_values:
             raise ValueError(

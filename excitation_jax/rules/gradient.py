@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from .. import _compat
+from ..rectifiers import rectified
 from .control_flow import Within
-from .rule import Call, Flow, Plan, Rule, Site
+from .rule import Call, Flow, Plan, Refuse, Rule, Site, Through
 from .ruleset import RuleSet
 from .structure import Move
 
@@ -25,8 +26,14 @@ class OwnGradient(Rule):
     equation = "gradient"
 
     def plan(self, site: Site) -> Plan:
+        op = site.op
+        if any(v.inexact and not v.floating for v in (*op.inputs, *op.outputs)):
+            return Refuse("it computes with complex numbers, and signals are real")
         # Integers have no slope: nothing reaches what they were computed from.
-        return Flow(tuple(i for i in site.signals if site.op.inputs[i].floating))
+        sources = tuple(i for i in site.signals if op.inputs[i].floating)
+        if op.primitive in _CASTS and sources:
+            return Through(op.inputs[0])  # in the signal's own precision
+        return Flow(sources)
 
     def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
         outputs, every = call.step.site.op.outputs, range(len(call.operands))
@@ -37,22 +44,23 @@ class OwnGradient(Rule):
             parts = out if isinstance(out, tuple) else (out,)
             return [part for part, value in zip(parts, outputs, strict=True) if value.floating]
 
-        _, pull = jax.vjp(apply, [call.value(i) for i in call.sources])
+        out, pull = jax.vjp(apply, [call.value(i) for i in call.sources])
         given = p if isinstance(p, tuple) else (p,)
-        (shares,) = pull([q for q, value in zip(given, outputs, strict=True) if value.floating])
+        floating = [q for q, value in zip(given, outputs, strict=True) if value.floating]
+        (shares,) = pull([q.astype(o.dtype) for q, o in zip(floating, out, strict=True)])
         found = dict(zip(call.sources, shares, strict=True))
         return [found.get(i) for i in every]
 
 
 @dataclass(frozen=True)
 class Rectifier(OwnGradient):
-    """A ReLU, max(x, c): the signal passes where the unit is active, and where it is positive.
+    """A ReLU, max(x, 0): the signal passes where the unit is active, and where it is positive.
 
-    At x = c the slope is 0, as that of `jax.nn.relu` is. A maximum of two values that both depend
-    on the input is no ReLU: it has its own gradient.
+    At x = 0 the slope is 0, as that of `jax.nn.relu` is. Other maxima have their own gradient (see
+    rectifiers.py).
 
     Attributes:
-      active: only where x > c (the gradient).
+      active: only where x > 0 (the gradient).
       positive: only where the signal is positive: DeconvNet (Zeiler and Fergus 2014); with
         ``active``, guided backprop (Springenberg et al. 2015).
     """
@@ -65,13 +73,17 @@ class Rectifier(OwnGradient):
         return "ReLU: signal > 0" if self.positive else "gradient"
 
     def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
-        if len(call.sources) != 1:
+        source = rectified(call.step.site.op, call.step.site.facts)
+        if source is None:
             return super().backward(call, p)
-        (source,) = call.sources
         passed = jnp.maximum(p, 0) if self.positive else p
         if self.active:
-            passed = jnp.where(call.value(source) > call.value(1 - source), passed, 0)
+            passed = jnp.where(call.value(source) > 0, passed, 0)
         return [passed if i == source else None for i in range(2)]
+
+
+#: What changes a value's precision only.
+_CASTS = frozenset([lax.convert_element_type_p, lax.reduce_precision_p])
 
 
 def _gradient_rules(name: str, rectifier: Rectifier) -> RuleSet:
