@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,9 +60,11 @@ class _ContrastWithoutNorm(Affine):
         return p if call.contrastive else super().per_child(call, p, total)
 
 
-_WITHOUT_NORM = dict.fromkeys(
-    (lax.conv_general_dilated_p, lax.dot_general_p), _ContrastWithoutNorm()
-)
+@functools.lru_cache(maxsize=16)
+def _without_norm(rules: RuleSet) -> RuleSet:
+    """The same set for the same rules each time: rule sets are keys of the compiled programs."""
+    rule = _ContrastWithoutNorm()
+    return rules.replace({lax.conv_general_dilated_p: rule, lax.dot_general_p: rule})
 
 
 def c_mwp_without_norm(
@@ -72,7 +75,7 @@ def c_mwp_without_norm(
 
     Arguments, result and errors are those of `c_mwp`.
     """
-    return c_mwp(model_fn, params, x, target, layer=layer, rules=rules.replace(_WITHOUT_NORM))
+    return c_mwp(model_fn, params, x, target, layer=layer, rules=_without_norm(rules))
 
 
 def c_mwp_post_norm(
