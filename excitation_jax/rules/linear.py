@@ -158,13 +158,14 @@ class Sum(Rule):
         return only_child(site) or Flow(site.signals)
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array]:
-        shapes = [operand.shape for operand in call.operands]
+        parts = zip(self.split(call, p), call.operands, strict=True)
+        return [unbroadcast(share, operand.shape) for share, operand in parts]
+
+    def split(self, call: Call, p: jax.Array) -> list[jax.Array]:
+        """Both summands' shares, at each element of the sum."""
         skip = call.step.identity_skip if self.skips == "nothing" else None
         if skip is not None:
-            return [
-                jnp.zeros(shape, p.dtype) if i == skip else unbroadcast(p, shape)
-                for i, shape in enumerate(shapes)
-            ]
+            return [jnp.zeros_like(p) if i == skip else p for i in range(2)]
         h = [call.activation(i) if self.clamped else call.value(i) for i in range(2)]
         ratio = safe_divide(p, h[0] + h[1])
         shares = [ratio * h[0], ratio * h[1]]
@@ -173,7 +174,7 @@ class Sum(Rule):
             if other is not None:  # the sum of a signal and a constant (R5)
                 alone = other if constant is None else other & ~constant
                 shares[i] = jnp.where(alone, p, shares[i])
-        return [unbroadcast(share, shape) for share, shape in zip(shares, shapes, strict=True)]
+        return shares
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jax import lax
 from jax.extend.core import primitives
 
 from .linear import Affine, Sum
-from .rule import Call, unbroadcast
+from .rule import Call
 from .ruleset import EXCITATION
 
 
@@ -46,12 +46,11 @@ class StrongestSummand(Sum):
 
     equation = "winner-take-all"
 
-    def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array]:
-        a, b = call.activation(0), call.activation(1)
-        first = jnp.where((a >= b) & (a > 0), p, 0)
-        second = jnp.where(b > a, p, 0)
-        parts = zip((first, second), call.operands, strict=True)
-        return [unbroadcast(part, operand.shape) for part, operand in parts]
+    def split(self, call: Call, p: jax.Array) -> list[jax.Array]:
+        first, second = super().split(call, p)
+        return [
+            jnp.where((first >= second) & (first > 0), p, 0), jnp.where(second > first, p, 0)
+        ]  # fmt: skip
 
 
 def _to_the_largest(excitation: jax.Array, p: jax.Array) -> jax.Array:
