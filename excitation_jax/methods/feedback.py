@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,8 +15,8 @@ from ..prepare import Prepared, prepare
 from ..program import Value
 from ..rules.gradient import GRADIENT
 from ..targets import Target, signal
-from .compiled import compiled
 from .gradients import ModelFunction, largest
+from .passes import Passes
 
 
 def feedback(
@@ -40,56 +41,84 @@ def feedback(
     """
     if iterations < 1:
         raise ValueError(f"needs iterations >= 1, got {iterations}")
-    return compiled(_feedback, model_fn, params, x, target, layer=layer, iterations=iterations)
+    prepared, passes = _prepared(model_fn, params, x, layer), Passes(model_fn, params, x, target)
+    rectified = _rectified(prepared)
+    starts = passes.run(_starts, layer=layer)
+    several = starts[0].ndim > len(prepared.program.outputs[0].shape)
+    axis = prepared.target_axis if several else None
+    open_gates = [jnp.ones(value.shape, bool) for value in rectified]
+    if axis is not None:
+        count = starts[0].shape[axis]
+        open_gates = [jnp.stack([gate] * count, axis) for gate in open_gates]
+    options = {"layer": layer, "axis": axis}
+    gates = passes.iterate(_close, open_gates, jnp.arange(iterations), starts, **options)
+    return spatial_map(passes.run(_slope, gates, starts, **options), prepared.read[0], largest)
 
 
-def _feedback(
-    model_fn: ModelFunction, params: Any, x: Any, target: Target, layer: str | None,
-    iterations: int,
+def _prepared(model_fn: ModelFunction, params: Any, x: Any, layer: str | None) -> Prepared:
+    return prepare(model_fn, (params, x), () if layer is None else (layer,), False, GRADIENT)
+
+
+def _starts(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, layer: str | None
+) -> list[jax.Array]:
+    """P(A0) for each output, of the network as it is."""
+    return _prepared(model_fn, params, x, layer).complete(*signal(model_fn(params, x), target))
+
+
+def _close(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, gates: list[jax.Array],
+    iteration: jax.Array, starts: list[jax.Array], layer: str | None, axis: int | None,
+) -> list[jax.Array]:  # fmt: skip
+    """The gates, those closed where the slope is not positive."""
+    prepared = _prepared(model_fn, params, x, layer)
+    rectified = _rectified(prepared)
+
+    def close(gates: list[jax.Array], starts: list[jax.Array]) -> list[jax.Array]:
+        found = _slopes(prepared, (params, x), rectified, gates, rectified, starts)
+        return [gate & (slope > 0) for gate, slope in zip(gates, found, strict=True)]
+
+    return _over_targets(close, axis)(gates, starts)
+
+
+def _slope(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, gates: list[jax.Array],
+    starts: list[jax.Array], layer: str | None, axis: int | None,
 ) -> jax.Array:  # fmt: skip
-    names = () if layer is None else (layer,)
-    prepared = prepare(model_fn, (params, x), names, False, GRADIENT)
-    rectified, (read,) = _rectified(prepared), prepared.read
-    leaves = jax.tree.leaves((params, x))
+    """At the layer that is read."""
+    prepared = _prepared(model_fn, params, x, layer)
 
-    def outputs(gates: list[jax.Array], tapped: list[Value], taps: list[jax.Array]) -> list[Any]:
-        gate, tap = (dict(zip(*pair, strict=True)) for pair in ((rectified, gates), (tapped, taps)))
+    def slope(gates: list[jax.Array], starts: list[jax.Array]) -> jax.Array:
+        read = [prepared.read[0].value]
+        return _slopes(prepared, (params, x), _rectified(prepared), gates, read, starts)[0]
+
+    return _over_targets(slope, axis)(gates, starts)
+
+
+def _over_targets(function: Callable, axis: int | None) -> Callable:
+    return function if axis is None else jax.vmap(function, axis, axis)
+
+
+def _slopes(
+    prepared: Prepared, arguments: Any, rectified: list[Value], gates: list[jax.Array],
+    values: list[Value], starts: list[jax.Array],
+) -> list[jax.Array]:  # fmt: skip
+    """Of the target's score in the gated network, at some values."""
+    gate, program = dict(zip(rectified, gates, strict=True)), prepared.program
+
+    def score(taps: list[jax.Array]) -> jax.Array:
+        tap = dict(zip(values, taps, strict=True))
 
         def change(value: Value, array: jax.Array) -> jax.Array:
             array = array * gate[value].astype(array.dtype) if value in gate else array
             return array + tap[value] if value in tap else array
 
-        return evaluate_changed(prepared.program, prepared.captured, leaves, change)
+        leaves = jax.tree.leaves(arguments)
+        outputs = evaluate_changed(program, prepared.captured, leaves, change)
+        every = zip(outputs, starts, program.outputs, strict=True)
+        return jnp.stack([(o * p).sum() for o, p, value in every if value.floating]).sum()
 
-    def slopes(
-        gates: list[jax.Array], values: list[Value], starts: list[jax.Array]
-    ) -> list[jax.Array]:
-        """Of the target's score, at some values of the gated network."""
-
-        def score(taps: list[jax.Array]) -> jax.Array:
-            every = zip(outputs(gates, values, taps), starts, prepared.program.outputs, strict=True)
-            parts = [(o.astype(p.dtype) * p).sum() for o, p, value in every if value.floating]
-            return jnp.stack(parts).sum()
-
-        return jax.grad(score)([jnp.zeros(value.shape, value.dtype) for value in values])
-
-    def explain(starts: list[jax.Array]) -> jax.Array:
-        def close(gates: list[jax.Array], _: None) -> tuple[list[jax.Array], None]:
-            found = slopes(gates, rectified, starts)
-            return [gate & (slope > 0) for gate, slope in zip(gates, found, strict=True)], None
-
-        gates, _ = lax.scan(close, open_gates, length=iterations)
-        return slopes(gates, [read.value], starts)[0]
-
-    open_gates = [jnp.ones(value.shape, bool) for value in rectified]
-    flat = outputs(open_gates, [], [])
-    tree = jax.tree.structure(prepared.out_shape)
-    prior, several = signal(jax.tree.unflatten(tree, flat), target)
-    starts = prepared.complete(prior, several)
-    if several:
-        axis = prepared.target_axis
-        explain = jax.vmap(explain, in_axes=axis, out_axes=axis)
-    return spatial_map(explain(starts), read, largest)
+    return jax.grad(score)([jnp.zeros(value.shape, value.dtype) for value in values])
 
 
 def _rectified(prepared: Prepared) -> list[Value]:

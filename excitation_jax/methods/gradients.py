@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from ..layers import spatial_map
 from ..prepare import prepare
@@ -15,7 +14,7 @@ from ..rules.gradient import DECONVNET, GRADIENT, GUIDED
 from ..rules.ruleset import RuleSet
 from ..targets import Target
 from ..top_down import top_down
-from .compiled import compiled
+from .passes import Passes
 
 ModelFunction = Callable[[Any, Any], Any]
 
@@ -125,24 +124,21 @@ def smoothgrad(
     if samples < 1 or noise < 0:
         raise ValueError(f"needs samples >= 1 and noise >= 0, got {samples} and {noise}")
     key = jax.random.key(0) if key is None else key
-    options = {"layer": layer, "samples": samples, "noise": noise}
-    return compiled(_smoothgrad, model_fn, params, x, target, key, **options)
+    passes, names = Passes(model_fn, params, x, target), () if layer is None else (layer,)
+    keys = jax.random.split(key, samples)
+    total = passes.sum(_noisy_slope, keys, layer=layer, noise=float(noise))
+    read = prepare(model_fn, (params, x), names, False, GRADIENT).read[0]
+    return spatial_map(total / samples, read, largest)
 
 
-def _smoothgrad(
+def _noisy_slope(
     model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, key: jax.Array,
-    layer: str | None, samples: int, noise: float,
+    layer: str | None, noise: float,
 ) -> jax.Array:  # fmt: skip
     each = tuple(range(1, x.ndim))
     spread = noise * (x.max(each, keepdims=True) - x.min(each, keepdims=True))
-    names = () if layer is None else (layer,)
-    read = prepare(model_fn, (params, x), names, False, GRADIENT).read[0]
-
-    def slope(key: jax.Array) -> jax.Array:
-        noisy = x + spread * jax.random.normal(key, x.shape, x.dtype)
-        return top_down(model_fn, params, noisy, target, layer, rules=GRADIENT).share
-
-    return spatial_map(_mean(slope, jax.random.split(key, samples)), read, largest)
+    noisy = x + spread * jax.random.normal(key, x.shape, x.dtype)
+    return top_down(model_fn, params, noisy, target, layer, rules=GRADIENT).share
 
 
 def integrated_gradients(
@@ -177,28 +173,18 @@ def integrated_gradients(
     if steps < 1:
         raise ValueError(f"needs steps >= 1, got {steps}")
     baseline = jnp.broadcast_to(jnp.asarray(baseline, x.dtype), jnp.shape(x))
-    return compiled(_integrated_gradients, model_fn, params, x, target, baseline, steps=steps)
-
-
-def _integrated_gradients(
-    model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, baseline: jax.Array,
-    steps: int,
-) -> jax.Array:  # fmt: skip
-    read = prepare(model_fn, (params, x), (), False, GRADIENT).read[0]
-
-    def slope(position: jax.Array) -> jax.Array:
-        between = baseline + position.astype(x.dtype) * (x - baseline)
-        return top_down(model_fn, params, between, target, None, rules=GRADIENT).share
-
-    mean = _mean(slope, (jnp.arange(steps) + 0.5) / steps)
+    positions = (jnp.arange(steps) + 0.5) / steps
+    total = Passes(model_fn, params, x, target).sum(_slope_between, positions, baseline)
     way = x - baseline
-    if mean.ndim > way.ndim:
+    if total.ndim > way.ndim:
         way = jnp.expand_dims(way, 1)
-    return spatial_map(way * mean, read)
+    read = prepare(model_fn, (params, x), (), False, GRADIENT).read[0]
+    return spatial_map(way * total / steps, read)
 
 
-def _mean(function: Callable[[jax.Array], jax.Array], xs: jax.Array) -> jax.Array:
-    """The mean of a function's values, one at a time."""
-    start = jnp.zeros_like(jax.eval_shape(function, xs[0]))
-    total, _ = lax.scan(lambda sum_, x: (sum_ + function(x), None), start, xs)
-    return total / len(xs)
+def _slope_between(
+    model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, position: jax.Array,
+    baseline: jax.Array,
+) -> jax.Array:  # fmt: skip
+    between = baseline + position.astype(x.dtype) * (x - baseline)
+    return top_down(model_fn, params, between, target, None, rules=GRADIENT).share

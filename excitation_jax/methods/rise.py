@@ -12,8 +12,8 @@ from jax import lax
 from ..prepare import prepare
 from ..rules.gradient import GRADIENT
 from ..targets import Target, signal
-from .compiled import compiled
 from .gradients import ModelFunction
+from .passes import Passes
 
 
 def rise(
@@ -55,32 +55,33 @@ def rise(
             f"needs masks >= 1, cells >= 1 and 0 < kept < 1, got {masks}, {cells} and {kept}"
         )
     key = jax.random.key(0) if key is None else key
-    options = {"masks": masks, "cells": cells, "kept": kept, "scores": scores}
-    return compiled(_rise, model_fn, params, x, target, key, **options)
-
-
-def _rise(
-    model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, key: jax.Array,
-    masks: int, cells: int, kept: float, scores: Callable[[jax.Array], jax.Array],
-) -> jax.Array:  # fmt: skip
     (image,) = prepare(model_fn, (params, x), (), False, GRADIENT, require_rules=False).read
     if len(image.spatial_axes) != 2:
         raise ValueError(f"RISE needs two spatial axes, and x has {len(image.spatial_axes)}")
-    height, width = (x.shape[axis] for axis in image.spatial_axes)
-    prior, several = signal(model_fn(params, x), target)
-    classes = tuple(range(1 + several, prior.ndim))
-
-    def step(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
-        mask = _mask(key, (height, width), cells, kept)
-        placed = [height if axis == image.spatial_axes[0] else 1 for axis in range(x.ndim)]
-        placed[image.spatial_axes[1]] = width
-        found = scores(model_fn(params, x * mask.reshape(placed).astype(x.dtype)))
-        found = jnp.expand_dims(found, 1) if several else found
-        return total + (found * prior).sum(classes)[..., None, None] * mask, None
-
-    start = jnp.zeros((*prior.shape[: 1 + several], height, width), prior.dtype)
-    total, _ = lax.scan(step, start, jax.random.split(key, masks))
+    passes = Passes(model_fn, params, x, target)
+    prior = passes.run(_prior)
+    options = {"axes": image.spatial_axes, "cells": cells, "kept": kept, "scores": scores}
+    total = passes.sum(_scored_mask, jax.random.split(key, masks), prior, **options)
     return total / (masks * kept)
+
+
+def _prior(model_fn: ModelFunction, params: Any, x: jax.Array, target: Target) -> jax.Array:
+    return signal(model_fn(params, x), target)[0]
+
+
+def _scored_mask(
+    model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, key: jax.Array,
+    prior: jax.Array, axes: tuple[int, int], cells: int, kept: float,
+    scores: Callable[[jax.Array], jax.Array],
+) -> jax.Array:  # fmt: skip
+    height, width = (x.shape[axis] for axis in axes)
+    mask = _mask(key, (height, width), cells, kept)
+    placed = [{axes[0]: height, axes[1]: width}.get(axis, 1) for axis in range(x.ndim)]
+    found = scores(model_fn(params, x * mask.reshape(placed).astype(x.dtype)))
+    several = prior.ndim > found.ndim
+    found = jnp.expand_dims(found, 1) if several else found
+    score = (found * prior).sum(tuple(range(1 + several, prior.ndim)))
+    return score[..., None, None] * mask
 
 
 def _mask(key: jax.Array, size: tuple[int, int], cells: int, kept: float) -> jax.Array:
