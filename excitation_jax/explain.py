@@ -53,8 +53,8 @@ def excitation_vjp(
       x: the input, (N, ...), floating-point; or integers that are looked up in a table (tokens in
         an embedding), which get the probability of what was found.
       target: what to explain; see `top_down_signal`.
-      layer: None for ``x`` itself, a name that `layers` lists, "auto" or "last" (see
-        `attention_map`), or a sequence of names, read in the same pass.
+      layer: None for ``x`` itself, a name that `layers` lists, "auto", "last" or "top"
+        (see `attention_map`), or a sequence of names, read in the same pass.
       contrastive: c-MWP (Eq. 7-9), the excitation of the target minus that of its negated
         classifier; signed, and close to zero in sum.
       rules: what happens at each operation.
@@ -113,7 +113,7 @@ def attention_map(
       model_fn, params, x, target, contrastive, rules: as in `excitation_vjp`.
       layer: one name; "auto": below the first affine operation, the highest activation whose
         spatial stride is at most 16 (IJCV18, 6.1.3); "last": the highest value with spatial axes
-        there, whatever its stride; or None for ``x`` itself.
+        there, whatever its stride; "top": the highest one of all; or None for ``x`` itself.
       size: None for the layer's own resolution, (height, width), or "input" for that of ``x``;
         resized bicubically.
 
@@ -126,7 +126,7 @@ def attention_map(
       As `excitation_vjp`, and `ValueError` if the layer has no two spatial axes.
     """
     if layer is not None and not isinstance(layer, str):
-        raise TypeError(f'layer must be one name, "auto", "last" or None, not {layer!r}')
+        raise TypeError(f'layer must be one name, "auto", "last", "top" or None, not {layer!r}')
     if isinstance(size, str) and size != "input":
         raise ValueError(f'size must be None, (height, width) or "input", not {size!r}')
     found = top_down(model_fn, params, x, target, layer, contrastive=contrastive, rules=rules)

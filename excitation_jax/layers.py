@@ -52,12 +52,13 @@ class LayerTable(list[Layer]):
 
     Attributes:
       auto: the layer that layer="auto" reads; None where the model has none.
-      last: the one that layer="last" reads, likewise.
+      last, top: those that layer="last" and layer="top" read, likewise.
       aliases: further names, of modules whose value is also that of the module around them.
     """
 
     auto: Layer | None = None
     last: Layer | None = None
+    top: Layer | None = None
     aliases: dict[str, Layer]
 
     def __str__(self) -> str:
@@ -115,7 +116,11 @@ def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
         name: by_value[value] for name, value in aliases.items() if named[value] != name
     }
     table.auto = _choose_automatically(table, plan)
-    table.last = _last_with_positions(table, plan)
+    crossed, below = plan.crossed_by_every_path(), plan.below(plan.contrasted)
+    # Class activation maps are read at these, before global pooling, whatever the stride.
+    with_positions = [x for x in table if x.spatial_axes and x.value in crossed]
+    table.top = with_positions[-1] if with_positions else None
+    table.last = next((x for x in reversed(with_positions) if x.value in below), None)
     return table
 
 
@@ -239,20 +244,26 @@ _LABELS = {
 }  # fmt: skip
 
 
+_SPECIAL = {
+    "auto": f", at a stride of at most {LARGEST_AUTO_STRIDE} below the first affine operation",
+    "last": " below the first affine operation",
+    "top": "",
+}
+
+
 def choose(layers: LayerTable, name: str) -> Layer:
-    """The layer of this name, or "auto", or "last".
+    """The layer of this name, or "auto", "last" or "top".
 
     Raises:
       ValueError: there is none; the message gives the nearest names.
     """
-    if name in ("auto", "last"):
-        found = layers.auto if name == "auto" else layers.last
+    if name in _SPECIAL:
+        found = {"auto": layers.auto, "last": layers.last, "top": layers.top}[name]
         if found is None:
-            stride = f", at a stride of at most {LARGEST_AUTO_STRIDE}" if name == "auto" else ""
             raise ValueError(
-                f'layer="{name}" looks for a value with spatial axes on every path{stride} below '
-                "the first affine operation, and this model has none: name a layer "
-                "(excitation_jax.layers lists them), or layer=None for the input"
+                f'layer="{name}" looks for a value with spatial axes on every path'
+                f"{_SPECIAL[name]}, and this model has none: name a layer (excitation_jax.layers "
+                "lists them), or layer=None for the input"
             )
         return found
     for layer in layers:
@@ -295,16 +306,4 @@ def _choose_automatically(layers: LayerTable, plan: Plan) -> Layer | None:
                 and max(layer.stride) <= LARGEST_AUTO_STRIDE
             ):
                 return layer
-    return None
-
-
-def _last_with_positions(layers: LayerTable, plan: Plan) -> Layer | None:
-    """The highest value with spatial axes on every path below the first affine operation.
-
-    Class activation maps are read there: before global pooling, whatever the stride.
-    """
-    crossed, below = plan.crossed_by_every_path(), plan.below(plan.contrasted)
-    for layer in reversed(layers):
-        if layer.spatial_axes and layer.value in below and layer.value in crossed:
-            return layer
     return None

@@ -19,7 +19,7 @@ from .gradients import ModelFunction, linear_approximation
 
 
 def cam(
-    model_fn: ModelFunction, params: Any, x: Any, target: Target, *, layer: str | None = None
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, *, layer: str | None = "top"
 ) -> jax.Array:
     """CAM (Zhou et al., CVPR 2016): ``sum_c w_c A_c``, signed, for a head that is linear.
 
@@ -28,7 +28,7 @@ def cam(
 
     Args:
       model_fn, params, x, target: as in `gradient`. The model returns scores, not probabilities.
-      layer: a name; None for the highest value with spatial axes that every path crosses.
+      layer: as in `excitation_jax.attention_map`; "top" is what global pooling reads.
 
     Returns:
       (N, H, W), or (N, K, H, W) for K targets, at the layer's own resolution.
@@ -37,9 +37,9 @@ def cam(
       As `gradient`; ValueError if an operation between the layer and the scores is not linear, by
       name and source line.
     """
-    name = layer or _before_pooling(prepare(model_fn, (params, x), (), False, GRADIENT))
-    _require_linear_head(prepare(model_fn, (params, x), (name,), False, GRADIENT))
-    return linear_approximation(model_fn, params, x, target, layer=name)
+    names = () if layer is None else (layer,)
+    _require_linear_head(prepare(model_fn, (params, x), names, False, GRADIENT))
+    return linear_approximation(model_fn, params, x, target, layer=layer)
 
 
 def grad_cam(
@@ -92,17 +92,6 @@ def _weighted(found: TopDown, weights: jax.Array) -> jax.Array:
     return jnp.maximum(spatial_map(weights * found.value, found.prepared.read[0]), 0)
 
 
-def _before_pooling(prepared: Prepared) -> str:
-    crossed = prepared.plan.crossed_by_every_path()
-    for layer in reversed(prepared.layers):
-        if len(layer.spatial_axes) == 2 and layer.value in crossed:
-            return layer.name
-    raise ValueError(
-        "CAM reads the highest value with two spatial axes on every path, and this model has none: "
-        "name a layer (excitation_jax.layers lists them)"
-    )
-
-
 #: Linear in all operands together.
 _LINEAR = frozenset(
     [
@@ -119,7 +108,7 @@ _LINEAR_IN_ONE = frozenset([*_compat.LAYERS, lax.mul_p, lax.div_p])
 
 def _require_linear_head(prepared: Prepared) -> None:
     program, plan = prepared.program, prepared.plan
-    (layer,) = prepared.chosen
+    (layer,) = prepared.read
     above = {layer.value}
     for op in program.ops:
         read = [value for value in op.inputs if value in above]

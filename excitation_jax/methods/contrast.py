@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from ..combine import normalised
-from ..targets import Target, top_down_signal
+from ..targets import Target
+from .passes import Passes
 
 Method = Callable[..., jax.Array]
 #: A difference of two maps that is this small a part of them is one of rounding.
@@ -25,7 +26,17 @@ class _Negated:
     model_fn: Callable[[Any, Any], Any]
 
     def __call__(self, params: Any, x: Any) -> Any:
-        return jax.tree.map(jnp.negative, self.model_fn(params, x))
+        return _negated(self.model_fn(params, x))
+
+
+@dataclass(frozen=True)
+class _OfNegated:
+    """A callable target of the negated model: P(A0) is what it is for the scores themselves."""
+
+    target: Callable[[Any], Any]
+
+    def __call__(self, outputs: Any) -> Any:
+        return self.target(_negated(outputs))
 
 
 def contrastive(method: Method) -> Method:
@@ -50,12 +61,20 @@ def contrastive(method: Method) -> Method:
         outputs = jax.eval_shape(model_fn, params, x)
         if not callable(target) and len(getattr(outputs, "shape", ())) > 2:
             # The softmax over a score map's positions is the scores', not their negatives'.
-            target = top_down_signal(model_fn(params, x), target)
+            target, _ = Passes(model_fn, params, x, target).prior()
+        opposite = _OfNegated(target) if callable(target) else target
         both = [
-            normalised(method(function, params, x, target, **options))
-            for function in (model_fn, _Negated(model_fn))
+            normalised(method(function, params, x, goal, **options))
+            for function, goal in ((model_fn, target), (_Negated(model_fn), opposite))
         ]
         difference, total = both[0] - both[1], both[0] + both[1]
         return jnp.where(difference > ROUNDING * total, difference, 0)
 
     return contrasted
+
+
+def _negated(outputs: Any) -> Any:
+    """The outputs, what is real among them with the other sign."""
+    return jax.tree.map(
+        lambda array: -array if jnp.issubdtype(array.dtype, jnp.floating) else array, outputs
+    )

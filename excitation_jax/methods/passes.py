@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..targets import Target, check_target
+from ..targets import Target, check_target, signal
 
 Arrays = Any
 
@@ -38,6 +38,12 @@ class Passes:
         """One call of the function, under `jax.jit`."""
         return self._compiled(function, options)(self.params, self.x, self.array, arrays)
 
+    def prior(self) -> tuple[jax.Array, bool]:
+        """P(A0), and whether it has an axis of K targets; of a model of one output."""
+        found = self.run(_prior)
+        outputs = jax.eval_shape(self.model_fn, self.params, self.x)
+        return found, found.ndim > len(outputs.shape)
+
     def iterate(
         self, step: Callable[..., Arrays], carry: Arrays, items: jax.Array, *arrays: Any,
         **options: Any,
@@ -63,18 +69,18 @@ class Passes:
         self, function: Callable[..., jax.Array], items: jax.Array, *arrays: Any, **options: Any
     ) -> jax.Array:
         """Of ``function(model_fn, params, x, target, item, *arrays, **options)`` over the items."""
-        one = functools.partial(_call, function, self.model_fn, self.goal, tuple(options.items()))
-        shape = jax.eval_shape(one, self.params, self.x, self.array, (items[0], *arrays))
+        one = self._compiled(function, options)
+        shape = one.eval_shape(self.params, self.x, self.array, (items[0], *arrays))
         start = jnp.zeros(shape.shape, shape.dtype)
         return self.iterate(_Added(function), start, items, *arrays, **options)
 
-    def _compiled(self, function: Callable[..., Arrays], options: dict[str, Any]) -> Callable:
+    def _compiled(self, function: Callable[..., Arrays], options: dict[str, Any]) -> Any:
         static = (function, self.model_fn, self.goal, tuple(options.items()))
         try:
             hash(self.model_fn)
         except TypeError:  # an object that holds arrays, say: it cannot be a cache's key
             return jax.jit(functools.partial(_call, *static))
-        return functools.partial(_jitted, *static)
+        return _compiled(*static)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,10 @@ class _Added:
         return total + self.function(model_fn, params, x, target, *item, **options)
 
 
+def _prior(model_fn: Callable, params: Any, x: Any, target: Target) -> jax.Array:
+    return signal(model_fn(params, x), target)[0]
+
+
 def _call(
     function: Callable[..., Arrays], model_fn: Callable, goal: Callable | None,
     options: tuple[tuple[str, Any], ...], params: Any, x: Any, array: Any, arrays: tuple,
@@ -98,4 +108,9 @@ def _call(
     return function(model_fn, params, x, target, *arrays, **dict(options))
 
 
-_jitted = jax.jit(_call, static_argnums=(0, 1, 2, 3))
+@functools.lru_cache(maxsize=64)
+def _compiled(
+    function: Callable[..., Arrays], model_fn: Callable, goal: Callable | None,
+    options: tuple[tuple[str, Any], ...],
+) -> Any:  # fmt: skip
+    return jax.jit(functools.partial(_call, function, model_fn, goal, options))

@@ -11,7 +11,7 @@ from jax import lax
 
 from ..prepare import prepare
 from ..rules.gradient import GRADIENT
-from ..targets import Target, signal
+from ..targets import Target
 from .gradients import ModelFunction
 from .passes import Passes
 
@@ -59,14 +59,10 @@ def rise(
     if len(image.spatial_axes) != 2:
         raise ValueError(f"RISE needs two spatial axes, and x has {len(image.spatial_axes)}")
     passes = Passes(model_fn, params, x, target)
-    prior = passes.run(_prior)
+    prior, _ = passes.prior()
     options = {"axes": image.spatial_axes, "cells": cells, "kept": kept, "scores": scores}
     total = passes.sum(_scored_mask, jax.random.split(key, masks), prior, **options)
     return total / (masks * kept)
-
-
-def _prior(model_fn: ModelFunction, params: Any, x: jax.Array, target: Target) -> jax.Array:
-    return signal(model_fn(params, x), target)[0]
 
 
 def _scored_mask(

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from ..rules.winner_take_all import WINNER_TAKE_ALL
-from ..targets import Target, check_target, signal
+from ..targets import Target
 from ..top_down import top_down
 from .gradients import ModelFunction
+from .passes import Passes
 
 
 def winner_take_all(
@@ -26,10 +27,16 @@ def winner_take_all(
     Arguments, result and errors are those of `excitation_jax.attention_map`; examples are explained
     one by one, under `jax.vmap`.
     """
-    target = check_target(jax.eval_shape(model_fn, params, x), target)
-    prior, _ = signal(model_fn(params, x), target)
+    passes = Passes(model_fn, params, x, target)
+    prior, _ = passes.prior()
+    return passes.run(_winners, prior, layer=layer)
 
-    def one(x: Any, prior: Any) -> jax.Array:
+
+def _winners(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, prior: jax.Array,
+    layer: str | None,
+) -> jax.Array:  # fmt: skip
+    def one(x: Any, prior: jax.Array) -> jax.Array:
         alone, start = jax.tree.map(lambda array: array[None], (x, prior))
         found = top_down(
             model_fn, params, alone, start, layer, rules=WINNER_TAKE_ALL, start=_first_winner
