@@ -18,7 +18,7 @@ import argparse
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -34,16 +34,8 @@ from residual_rules import RULES
 import excitation_jax as ej
 from excitation_jax import maps, pictures
 from excitation_jax.models import mobilenet_v2
+from excitation_jax.training import VOC_CLASSES, Record, command, precision_of
 
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
-    "train", "tvmonitor",
-)  # fmt: skip
-COCO_NAMES = {
-    "airplane": "aeroplane", "motorcycle": "motorbike", "couch": "sofa", "tv": "tvmonitor",
-    "potted plant": "pottedplant", "dining table": "diningtable",
-}  # fmt: skip
 LAYERS = ("block3", "block5", "block8", "block11", "auto", "block13")
 TOLERANCE = 15  # pixels of the photograph
 BATCH = 11
@@ -59,9 +51,9 @@ Method = Callable[[jax.Array, jax.Array], Heats]
 
 
 class Photograph(NamedTuple):
-    """A file, its (height, width), and boxes (n, 4) by class: x0, y0, x1, y1 in pixels."""
+    """A record, its (height, width), and boxes (n, 4) by class: x0, y0, x1, y1 in pixels."""
 
-    path: Path
+    record: Record
     size: tuple[int, int]
     boxes: dict[int, np.ndarray]
 
@@ -75,62 +67,31 @@ class Pairs(NamedTuple):
     difficult: np.ndarray
 
 
-def read_voc(folder: Path, subset: str) -> list[Photograph]:
-    """The photographs that ImageSets/Main/<subset>.txt lists, "difficult" objects included."""
-    found = []
-    for name in (folder / "ImageSets" / "Main" / f"{subset}.txt").read_text().split():
-        tree = ElementTree.parse(folder / "Annotations" / f"{name}.xml")
-        boxes: dict[int, list[list[float]]] = {}
-        for item in tree.iter("object"):
-            # VOC counts pixels from 1 and includes the last.
-            low = [float(item.findtext(f"bndbox/{k}", "")) - 1 for k in ("xmin", "ymin")]
-            high = [float(item.findtext(f"bndbox/{k}", "")) for k in ("xmax", "ymax")]
-            boxes.setdefault(CLASSES.index(item.findtext("name", "")), []).append(low + high)
-        size = (int(tree.findtext("size/height", "")), int(tree.findtext("size/width", "")))
-        arrays = {c: np.array(boxes[c]) for c in sorted(boxes)}
-        found.append(Photograph(folder / "JPEGImages" / f"{name}.jpg", size, arrays))
-    return found
+def with_boxes(record: Record, voc: Path) -> Photograph:
+    """A record of VOC's with its boxes, those of "difficult" objects included."""
+    tree = ElementTree.parse(voc / "Annotations" / f"{record.path.stem}.xml")
+    boxes: dict[int, list[list[float]]] = {}
+    for item in tree.iter("object"):
+        # VOC counts pixels from 1 and includes the last.
+        low = [float(item.findtext(f"bndbox/{k}", "")) - 1 for k in ("xmin", "ymin")]
+        high = [float(item.findtext(f"bndbox/{k}", "")) for k in ("xmax", "ymax")]
+        boxes.setdefault(VOC_CLASSES.index(item.findtext("name", "")), []).append(low + high)
+    size = (int(tree.findtext("size/height", "")), int(tree.findtext("size/width", "")))
+    return Photograph(record, size, {c: np.array(boxes[c]) for c in sorted(boxes)})
 
 
-def read_coco(folder: Path) -> list[Photograph]:
-    """The photographs with an object of VOC's classes."""
-    content = json.loads((folder / "annotations" / "instances_train2017.json").read_text())
-    names = {c["id"]: COCO_NAMES.get(c["name"], c["name"]) for c in content["categories"]}
-    boxes: dict[int, dict[int, list[list[float]]]] = {}
-    for item in content["annotations"]:
-        name = names[item["category_id"]]
-        if name in CLASSES:
-            x, y, width, height = item["bbox"]
-            of_image = boxes.setdefault(item["image_id"], {})
-            of_image.setdefault(CLASSES.index(name), []).append([x, y, x + width, y + height])
-    return [
-        Photograph(
-            folder / "train2017" / image["file_name"],
-            (image["height"], image["width"]),
-            {c: np.array(rows) for c, rows in boxes[image["id"]].items()},
-        )
-        for image in content["images"]
-        if image["id"] in boxes
-    ]
-
-
-def warped(photographs: Iterable[Photograph], side: int) -> np.ndarray:
+def warped(records: Iterable[Record], side: int) -> np.ndarray:
     """The network's input (M, side, side, 3)."""
     images = []
-    for photograph in photographs:
-        with Image.open(photograph.path) as image:
+    for record in records:
+        with Image.open(record.path) as image:
             images.append(mobilenet_v2.preprocess(image, (side, side)))
     return np.concatenate(images)
 
 
-def presence(photographs: list[Photograph]) -> np.ndarray:
-    """(M, 20): 1 where the class is in the photograph."""
-    return np.array([[float(c in p.boxes) for c in range(len(CLASSES))] for p in photographs])
-
-
 def make_pairs(photographs: list[Photograph], side: int) -> Pairs:
     """Every class of every photograph."""
-    images = warped(photographs, side)
+    images = warped([photograph.record for photograph in photographs], side)
     places, classes, difficult = [], [], []
     for place, photograph in enumerate(photographs):
         for c, boxes in photograph.boxes.items():
@@ -178,25 +139,15 @@ def train_head(features: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     return head
 
 
-def fine_tuned(weights: Path, training: list[Photograph], side: int) -> dict[str, Any]:
+def fine_tuned(weights: Path, training: Sequence[Record], side: int) -> dict[str, Any]:
     """Variables of MobileNetV2(20), the head trained on photographs and their mirror images."""
     variables = mobilenet_v2.load_npz(weights)
     features = jax.jit(functools.partial(mobilenet_v2.MobileNetV2(None).apply, variables))
     images = warped(training, side)
     seen = np.concatenate([in_batches(features, x) for x in (images, images[:, :, ::-1])])
-    head = train_head(seen, np.tile(presence(training), (2, 1)))
+    labels = np.array([record.labels for record in training])
+    head = train_head(seen, np.tile(labels, (2, 1)))
     return {"params": {**variables["params"], "logits": head}}
-
-
-def mean_average_precision(scores: np.ndarray, present: np.ndarray) -> float:
-    """The classes' average precision, averaged over those that occur; both (M, 20)."""
-    precisions = []
-    for score, truth in zip(scores.T, present.T, strict=True):
-        if truth.any():
-            ranked = truth[np.argsort(-score, kind="stable")]
-            precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
-            precisions.append(precision[ranked > 0].mean())
-    return float(np.mean(precisions))
 
 
 def attention(
@@ -206,7 +157,7 @@ def attention(
 
     The sums are those of the absolute values: at most 1 if an MWP consists of probabilities.
     """
-    model = mobilenet_v2.MobileNetV2(len(CLASSES))
+    model = mobilenet_v2.MobileNetV2(len(VOC_CLASSES))
 
     def at_layers(x: jax.Array, classes: jax.Array) -> Heats:
         mwp = ej.excitation_vjp(
@@ -222,7 +173,7 @@ def attention(
 
 def gradients(variables: dict[str, Any]) -> Method:
     """The same by name for the input gradient, as it is and blurred."""
-    model = mobilenet_v2.MobileNetV2(len(CLASSES))
+    model = mobilenet_v2.MobileNetV2(len(VOC_CLASSES))
     slopes = methods(model.apply, variables, "auto")["gradient"]
 
     def at_input(x: jax.Array, classes: jax.Array) -> Heats:
@@ -303,12 +254,10 @@ def play(
             yield row(("c-MWP" if signed else "MWP", rule_set, layer), *figures)
 
 
-def split(voc: Path, coco: Path) -> tuple[list[Photograph], list[Photograph]]:
+def split(voc: Path, coco: Path) -> tuple[list[Record], list[Photograph]]:
     """The photographs to train with, and the VOC07 test images to play with."""
-    tests = read_voc(voc, "voc07test")
-    paths = {photograph.path for photograph in tests}
-    training = [photograph for photograph in read_voc(voc, "all") if photograph.path not in paths]
-    return training + read_coco(coco), tests
+    training, tests = command.split(voc, "all", "voc07test", coco)
+    return training, [with_boxes(record, voc) for record in tests]
 
 
 def draw(variables: dict[str, Any], pairs: Pairs, path: Path) -> None:
@@ -320,10 +269,10 @@ def draw(variables: dict[str, Any], pairs: Pairs, path: Path) -> None:
     }
     rows = []
     for name, class_name in SHOWN:
-        named = [photograph.path.stem == name for photograph in pairs.photographs]
-        (i,) = np.flatnonzero(named & (pairs.classes == CLASSES.index(class_name)))
+        named = [photograph.record.path.stem == name for photograph in pairs.photographs]
+        (i,) = np.flatnonzero(named & (pairs.classes == VOC_CLASSES.index(class_name)))
         one = Pairs(pairs.photographs[i : i + 1], *(field[[i]] for field in pairs[1:]))
-        with Image.open(one.photographs[0].path) as opened:
+        with Image.open(one.photographs[0].record.path) as opened:
             height, width = pictures.fitted_size(opened, 260)
             photograph = opened.convert("RGB").resize((width, height))
         scale = np.array([height, width]) / one.photographs[0].size
@@ -372,10 +321,11 @@ def main() -> None:
     if options.picture:
         draw(variables, pairs, options.picture)
         return
-    classify = jax.jit(functools.partial(mobilenet_v2.MobileNetV2(len(CLASSES)).apply, variables))
-    precision = mean_average_precision(
-        in_batches(classify, warped(tests, options.side)), presence(tests)
+    classify = jax.jit(
+        functools.partial(mobilenet_v2.MobileNetV2(len(VOC_CLASSES)).apply, variables)
     )
+    records = [photograph.record for photograph in tests]
+    precision = precision_of(records, in_batches(classify, warped(records, options.side)))
     print(
         f"{len(training)} images to train the head, {len(tests)} to play with at {options.side}: "
         f"mAP {precision:.3f}, {len(pairs.classes)} pairs, {pairs.difficult.sum()} difficult"
