@@ -92,14 +92,16 @@ def _weighted(found: TopDown, weights: jax.Array) -> jax.Array:
     return jnp.maximum(spatial_map(weights * found.value, found.prepared.read[0]), 0)
 
 
-#: Linear in all operands together.
+#: Linear in all floating-point operands together, where what selects and indexes is constant.
 _LINEAR = frozenset(
     [
         lax.add_p, lax.sub_p, lax.neg_p, lax.reduce_sum_p, lax.reduce_window_sum_p, lax.cumsum_p,
         lax.reshape_p, lax.transpose_p, lax.squeeze_p, lax.broadcast_in_dim_p, lax.slice_p,
         lax.pad_p, lax.concatenate_p, lax.rev_p, lax.convert_element_type_p, lax.copy_p,
-        lax.reduce_precision_p, lax.dynamic_slice_p, _compat.name_p, _compat.sharding_constraint_p,
-        *_compat.existing("split", "optimization_barrier"),
+        lax.reduce_precision_p, lax.dynamic_slice_p, lax.dynamic_update_slice_p, lax.gather_p,
+        lax.scatter_p, lax.scatter_add_p, lax.select_n_p, _compat.name_p,
+        _compat.sharding_constraint_p,
+        *_compat.existing("split", "tile", "stack", "unstack", "optimization_barrier"),
     ]
 )  # fmt: skip
 #: Linear in one operand, where the others are constants.
@@ -116,7 +118,9 @@ def _require_linear_head(prepared: Prepared) -> None:
             continue
         active = [i for i, value in enumerate(op.inputs) if plan.facts[value].active]
         alone = len(active) == 1 and (op.primitive is not lax.div_p or active == [0])
-        if op.primitive not in _LINEAR and not (op.primitive in _LINEAR_IN_ONE and alone):
+        numbers = all(op.inputs[i].floating for i in active)
+        linear = op.primitive in _LINEAR or (op.primitive in _LINEAR_IN_ONE and alone)
+        if not (linear and numbers):
             raise ValueError(
                 f"CAM needs scores that are linear in layer {layer.name!r}, and {op.primitive.name}"
                 f" in {plan.path(program, op) or 'the model'} at {op.source} is not: read a layer "
