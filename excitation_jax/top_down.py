@@ -123,7 +123,7 @@ def top_down(
     run = prepared.run if traced else prepared.compiled
     outputs, shares, values, healthy = run(prepared.captured, leaves, array, function, start, keep)
     if not traced and not healthy:
-        raise ValueError(_where_not_finite(params, x))
+        raise ValueError(where_not_finite(params, x))
     return TopDown(outputs, shares, values, prepared)
 
 
@@ -147,7 +147,8 @@ def _check_input(params: Any, x: Any) -> None:
             ) from None
 
 
-def _where_not_finite(params: Any, x: Any) -> str:
+def where_not_finite(params: Any, x: Any) -> str:
+    """What is wrong with a model whose output is not finite, for an error message."""
     bad = [
         f"{root}{jax.tree_util.keystr(path)}"
         for root, tree in (("params", params), ("x", x))

@@ -61,7 +61,7 @@ def contrastive(method: Method) -> Method:
         outputs = jax.eval_shape(model_fn, params, x)
         if not callable(target) and len(getattr(outputs, "shape", ())) > 2:
             # The softmax over a score map's positions is the scores', not their negatives'.
-            target, _ = Passes(model_fn, params, x, target).prior()
+            target, _ = Passes(model_fn, params, x, target).prior_of_scores()
         opposite = _OfNegated(target) if callable(target) else target
         both = [
             normalised(method(function, params, x, goal, **options))

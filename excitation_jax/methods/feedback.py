@@ -7,16 +7,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from ..carriers import carrier_dtype
 from ..interpret import evaluate_changed
 from ..layers import spatial_map
 from ..prepare import Prepared, prepare
 from ..program import Value
+from ..rectifiers import rectified
 from ..rules.gradient import GRADIENT
 from ..targets import Target, signal
 from .gradients import ModelFunction, largest
-from .passes import Passes
+from .passes import Passes, check_one_array, poisoned
 
 
 def feedback(
@@ -29,7 +30,7 @@ def feedback(
     closes the gates of the neurons whose slope dS/dy is not positive; gates stay closed.
 
     Args:
-      model_fn, params, x, target: as in `gradient`.
+      model_fn, params, x, target: as in `gradient`; without a layer, x is one array.
       layer: None for the input, or as in `excitation_jax.attention_map`.
       iterations: passes that close gates; the paper's networks settle after 10 to 50.
 
@@ -39,14 +40,16 @@ def feedback(
     Raises:
       As `gradient`; ValueError where the model has no ReLU, or one inside a loop or branch.
     """
+    if layer is None:
+        check_one_array(x)
     if iterations < 1:
         raise ValueError(f"needs iterations >= 1, got {iterations}")
     prepared, passes = _prepared(model_fn, params, x, layer), Passes(model_fn, params, x, target)
-    rectified = _rectified(prepared)
-    starts = passes.run(_starts, layer=layer)
+    gated = _gated(prepared)
+    starts = passes.checked(passes.run(_starts, layer=layer))
     several = starts[0].ndim > len(prepared.program.outputs[0].shape)
     axis = prepared.target_axis if several else None
-    open_gates = [jnp.ones(value.shape, bool) for value in rectified]
+    open_gates = [jnp.ones(value.shape, bool) for value in gated]
     if axis is not None:
         count = starts[0].shape[axis]
         open_gates = [jnp.stack([gate] * count, axis) for gate in open_gates]
@@ -63,7 +66,9 @@ def _starts(
     model_fn: ModelFunction, params: Any, x: Any, target: Target, layer: str | None
 ) -> list[jax.Array]:
     """P(A0) for each output, of the network as it is."""
-    return _prepared(model_fn, params, x, layer).complete(*signal(model_fn(params, x), target))
+    outputs = model_fn(params, x)
+    prepared = _prepared(model_fn, params, x, layer)
+    return poisoned(outputs, prepared.complete(*signal(outputs, target)))
 
 
 def _close(
@@ -72,10 +77,10 @@ def _close(
 ) -> list[jax.Array]:  # fmt: skip
     """The gates, those closed where the slope is not positive."""
     prepared = _prepared(model_fn, params, x, layer)
-    rectified = _rectified(prepared)
+    gated = _gated(prepared)
 
     def close(gates: list[jax.Array], starts: list[jax.Array]) -> list[jax.Array]:
-        found = _slopes(prepared, (params, x), rectified, gates, rectified, starts)
+        found = _slopes(prepared, (params, x), gated, gates, gated, starts)
         return [gate & (slope > 0) for gate, slope in zip(gates, found, strict=True)]
 
     return _over_targets(close, axis)(gates, starts)
@@ -90,7 +95,7 @@ def _slope(
 
     def slope(gates: list[jax.Array], starts: list[jax.Array]) -> jax.Array:
         read = [prepared.read[0].value]
-        return _slopes(prepared, (params, x), _rectified(prepared), gates, read, starts)[0]
+        return _slopes(prepared, (params, x), _gated(prepared), gates, read, starts)[0]
 
     return _over_targets(slope, axis)(gates, starts)
 
@@ -100,33 +105,33 @@ def _over_targets(function: Callable, axis: int | None) -> Callable:
 
 
 def _slopes(
-    prepared: Prepared, arguments: Any, rectified: list[Value], gates: list[jax.Array],
+    prepared: Prepared, arguments: Any, gated: list[Value], gates: list[jax.Array],
     values: list[Value], starts: list[jax.Array],
 ) -> list[jax.Array]:  # fmt: skip
     """Of the target's score in the gated network, at some values."""
-    gate, program = dict(zip(rectified, gates, strict=True)), prepared.program
+    gate, program = dict(zip(gated, gates, strict=True)), prepared.program
 
     def score(taps: list[jax.Array]) -> jax.Array:
         tap = dict(zip(values, taps, strict=True))
 
         def change(value: Value, array: jax.Array) -> jax.Array:
-            array = array * gate[value].astype(array.dtype) if value in gate else array
-            return array + tap[value] if value in tap else array
+            if value in gate:  # a silent unit has no slope, as that of `jax.nn.relu`
+                array = array * (gate[value] & (array > 0)).astype(array.dtype)
+            return array + tap[value].astype(array.dtype) if value in tap else array
 
         leaves = jax.tree.leaves(arguments)
         outputs = evaluate_changed(program, prepared.captured, leaves, change)
         every = zip(outputs, starts, program.outputs, strict=True)
         return jnp.stack([(o * p).sum() for o, p, value in every if value.floating]).sum()
 
-    return jax.grad(score)([jnp.zeros(value.shape, value.dtype) for value in values])
+    return jax.grad(score)([jnp.zeros(value.shape, carrier_dtype(value)) for value in values])
 
 
-def _rectified(prepared: Prepared) -> list[Value]:
-    """The outputs of the ReLUs: maxima of one value with a constant."""
+def _gated(prepared: Prepared) -> list[Value]:
+    """The outputs of the ReLUs."""
     found, program, facts = [], prepared.program, prepared.plan.facts
     for holder, op in program.all_ops():
-        active = sum(facts[value].active for value in op.inputs)
-        if op.primitive is lax.max_p and active == 1:
+        if rectified(op, facts) is not None:
             if holder is not program:
                 raise ValueError(
                     f"the ReLU at {op.source} lies inside a loop or branch, where it cannot be "

@@ -14,7 +14,7 @@ from ..rules.gradient import DECONVNET, GRADIENT, GUIDED
 from ..rules.ruleset import RuleSet
 from ..targets import Target
 from ..top_down import top_down
-from .passes import Passes
+from .passes import Passes, check_one_array
 
 ModelFunction = Callable[[Any, Any], Any]
 
@@ -112,33 +112,37 @@ def smoothgrad(
     Args:
       model_fn, params, x, target, layer: as in `gradient`; x is one array.
       samples: number of copies.
-      noise: standard deviation, as a share of the range of each image's values.
+      noise: standard deviation, as a share of the range of each image's values. All images of a
+        batch get the same noise, so that a map does not depend on the others.
       key: a `jax.random.key`; ``key(0)`` unless given.
 
     Returns:
       As `gradient`: the largest absolute value of the mean over the channels.
 
     Raises:
-      As `gradient`; ValueError for fewer than one sample or negative noise.
+      As `gradient`; ValueError for fewer than one sample or negative noise; TypeError for integers.
     """
+    check_one_array(x)
     if samples < 1 or noise < 0:
         raise ValueError(f"needs samples >= 1 and noise >= 0, got {samples} and {noise}")
     key = jax.random.key(0) if key is None else key
-    passes, names = Passes(model_fn, params, x, target), () if layer is None else (layer,)
+    names = () if layer is None else (layer,)
+    prepared = prepare(model_fn, (params, x), names, False, GRADIENT)
+    passes = Passes(model_fn, params, x, target)
+    options = {"layer": layer, "noise": float(noise), "batch_axes": prepared.target_axis}
     keys = jax.random.split(key, samples)
-    total = passes.sum(_noisy_slope, keys, layer=layer, noise=float(noise))
-    read = prepare(model_fn, (params, x), names, False, GRADIENT).read[0]
-    return spatial_map(total / samples, read, largest)
+    total = passes.checked(passes.sum(_noisy_slope, keys, passes.prior(), **options))
+    return spatial_map(total / samples, prepared.read[0], largest)
 
 
 def _noisy_slope(
     model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, key: jax.Array,
-    layer: str | None, noise: float,
+    prior: Any, layer: str | None, noise: float, batch_axes: int,
 ) -> jax.Array:  # fmt: skip
-    each = tuple(range(1, x.ndim))
+    each = tuple(range(batch_axes, x.ndim))
     spread = noise * (x.max(each, keepdims=True) - x.min(each, keepdims=True))
-    noisy = x + spread * jax.random.normal(key, x.shape, x.dtype)
-    return top_down(model_fn, params, noisy, target, layer, rules=GRADIENT).share
+    noisy = x + spread * jax.random.normal(key, x.shape[batch_axes:], x.dtype)
+    return top_down(model_fn, params, noisy, lambda _: prior, layer, rules=GRADIENT).share
 
 
 def integrated_gradients(
@@ -166,25 +170,27 @@ def integrated_gradients(
       As `gradient`.
 
     Raises:
-      As `gradient`; ValueError for a layer or fewer than one step.
+      As `gradient`; ValueError for a layer or fewer than one step; TypeError for integers.
     """
+    check_one_array(x)
     if layer is not None:
         raise ValueError(f"integrated gradients are defined at the input, not at layer {layer!r}")
     if steps < 1:
         raise ValueError(f"needs steps >= 1, got {steps}")
     baseline = jnp.broadcast_to(jnp.asarray(baseline, x.dtype), jnp.shape(x))
     positions = (jnp.arange(steps) + 0.5) / steps
-    total = Passes(model_fn, params, x, target).sum(_slope_between, positions, baseline)
+    prepared = prepare(model_fn, (params, x), (), False, GRADIENT)
+    passes = Passes(model_fn, params, x, target)
+    total = passes.checked(passes.sum(_slope_between, positions, passes.prior(), baseline))
     way = x - baseline
     if total.ndim > way.ndim:
-        way = jnp.expand_dims(way, 1)
-    read = prepare(model_fn, (params, x), (), False, GRADIENT).read[0]
-    return spatial_map(way * total / steps, read)
+        way = jnp.expand_dims(way, prepared.target_axis)
+    return spatial_map(way * total / steps, prepared.read[0])
 
 
 def _slope_between(
     model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, position: jax.Array,
-    baseline: jax.Array,
+    prior: Any, baseline: jax.Array,
 ) -> jax.Array:  # fmt: skip
     between = baseline + position.astype(x.dtype) * (x - baseline)
-    return top_down(model_fn, params, between, target, None, rules=GRADIENT).share
+    return top_down(model_fn, params, between, lambda _: prior, None, rules=GRADIENT).share

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..targets import Target, check_target, signal
+from ..top_down import where_not_finite
+from ..transform import check_floating
 
 Arrays = Any
 
@@ -38,11 +40,35 @@ class Passes:
         """One call of the function, under `jax.jit`."""
         return self._compiled(function, options)(self.params, self.x, self.array, arrays)
 
-    def prior(self) -> tuple[jax.Array, bool]:
-        """P(A0), and whether it has an axis of K targets; of a model of one output."""
-        found = self.run(_prior)
+    def prior(self) -> Any:
+        """P(A0), as the target gives it for the outputs at x.
+
+        Raises:
+          ValueError: the outputs are not finite.
+        """
+        return self.checked(self.run(_prior))
+
+    def prior_of_scores(self) -> tuple[jax.Array, bool]:
+        """`prior` of a model that returns one array, and whether it has an axis of K targets.
+
+        Raises:
+          ValueError: the model returns something else, and as `prior`.
+        """
         outputs = jax.eval_shape(self.model_fn, self.params, self.x)
+        if not hasattr(outputs, "shape"):
+            raise ValueError(
+                f"this method reads one array of scores, and the model returns a "
+                f"{type(outputs).__name__}: return one array from model_fn"
+            )
+        found = self.prior()
         return found, found.ndim > len(outputs.shape)
+
+    def checked(self, arrays: Arrays) -> Arrays:
+        """The arrays; raises `ValueError` where their values are known and not finite."""
+        for array in jax.tree.leaves(arrays):
+            if not isinstance(array, jax.core.Tracer) and not jnp.isfinite(array).all():
+                raise ValueError(where_not_finite(self.params, self.x))
+        return arrays
 
     def iterate(
         self, step: Callable[..., Arrays], carry: Arrays, items: jax.Array, *arrays: Any,
@@ -97,7 +123,8 @@ class _Added:
 
 
 def _prior(model_fn: Callable, params: Any, x: Any, target: Target) -> jax.Array:
-    return signal(model_fn(params, x), target)[0]
+    outputs = model_fn(params, x)
+    return poisoned(outputs, signal(outputs, target)[0])
 
 
 def _call(
@@ -114,3 +141,17 @@ def _compiled(
     options: tuple[tuple[str, Any], ...],
 ) -> Any:  # fmt: skip
     return jax.jit(functools.partial(_call, function, model_fn, goal, options))
+
+
+def poisoned(outputs: Any, arrays: Arrays) -> Arrays:
+    """The arrays, NaN throughout where the model's outputs hold NaN: no map is to hide that."""
+    floating = [o for o in jax.tree.leaves(outputs) if jnp.issubdtype(o.dtype, jnp.floating)]
+    bad = jnp.stack([jnp.isnan(output).any() for output in floating]).any()
+    return jax.tree.map(lambda array: jnp.where(bad, jnp.nan, array), arrays)
+
+
+def check_one_array(x: Any) -> None:
+    """Raises unless the explained input is one array of real numbers."""
+    if not hasattr(x, "dtype"):
+        raise ValueError(f"this method needs x to be one array, not a {type(x).__name__}")
+    check_floating(x, "the input x")

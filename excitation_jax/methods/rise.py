@@ -13,7 +13,7 @@ from ..prepare import prepare
 from ..rules.gradient import GRADIENT
 from ..targets import Target
 from .gradients import ModelFunction
-from .passes import Passes
+from .passes import Passes, check_one_array
 
 
 def rise(
@@ -45,8 +45,9 @@ def rise(
       key: a `jax.random.key`; ``key(0)`` unless given.
 
     Raises:
-      ValueError: a layer; options out of range; an input without two spatial axes; and as
-        `excitation_jax.top_down_signal`.
+      ValueError: a layer; options out of range; an input without two spatial axes; a model that
+        returns more than one array, or what is not finite; and as `excitation_jax.top_down_signal`.
+      TypeError: x holds integers, which cannot be masked in part.
     """
     if layer is not None:
         raise ValueError(f"RISE masks the input, and has no map of layer {layer!r}")
@@ -54,29 +55,33 @@ def rise(
         raise ValueError(
             f"needs masks >= 1, cells >= 1 and 0 < kept < 1, got {masks}, {cells} and {kept}"
         )
+    check_one_array(x)
     key = jax.random.key(0) if key is None else key
     (image,) = prepare(model_fn, (params, x), (), False, GRADIENT, require_rules=False).read
     if len(image.spatial_axes) != 2:
         raise ValueError(f"RISE needs two spatial axes, and x has {len(image.spatial_axes)}")
     passes = Passes(model_fn, params, x, target)
-    prior, _ = passes.prior()
-    options = {"axes": image.spatial_axes, "cells": cells, "kept": kept, "scores": scores}
+    prior, several = passes.prior_of_scores()
+    options = {
+        "axes": image.spatial_axes, "cells": cells, "kept": kept, "scores": scores,
+        "several": several,
+    }  # fmt: skip
     total = passes.sum(_scored_mask, jax.random.split(key, masks), prior, **options)
-    return total / (masks * kept)
+    return passes.checked(total / (masks * kept))
 
 
 def _scored_mask(
     model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, key: jax.Array,
     prior: jax.Array, axes: tuple[int, int], cells: int, kept: float,
-    scores: Callable[[jax.Array], jax.Array],
+    scores: Callable[[jax.Array], jax.Array], several: bool,
 ) -> jax.Array:  # fmt: skip
     height, width = (x.shape[axis] for axis in axes)
     mask = _mask(key, (height, width), cells, kept)
     placed = [{axes[0]: height, axes[1]: width}.get(axis, 1) for axis in range(x.ndim)]
     found = scores(model_fn(params, x * mask.reshape(placed).astype(x.dtype)))
-    several = prior.ndim > found.ndim
-    found = jnp.expand_dims(found, 1) if several else found
-    score = (found * prior).sum(tuple(range(1 + several, prior.ndim)))
+    batch_axes = int(found.ndim > 1)
+    found = jnp.expand_dims(found, batch_axes) if several else found
+    score = (found * prior).sum(tuple(range(batch_axes + several, prior.ndim)))
     return score[..., None, None] * mask
 
 

@@ -24,27 +24,32 @@ def winner_take_all(
     everywhere if a winner on the way has no excitatory input. As IJCV18 does with binary maps, blur
     it before a comparison (`excitation_jax.maps.blur`).
 
-    Arguments, result and errors are those of `excitation_jax.attention_map`; examples are explained
-    one by one, under `jax.vmap`.
+    Arguments, result and errors are those of `excitation_jax.attention_map`, and ValueError where
+    the model returns more than one array; examples are explained one by one, under `jax.vmap`.
     """
     passes = Passes(model_fn, params, x, target)
-    prior, _ = passes.prior()
-    return passes.run(_winners, prior, layer=layer)
+    prior, several = passes.prior_of_scores()
+    return passes.run(_winners, prior, layer=layer, several=several)
 
 
 def _winners(
     model_fn: ModelFunction, params: Any, x: Any, target: Target, prior: jax.Array,
-    layer: str | None,
+    layer: str | None, several: bool,
 ) -> jax.Array:  # fmt: skip
-    def one(x: Any, prior: jax.Array) -> jax.Array:
-        alone, start = jax.tree.map(lambda array: array[None], (x, prior))
-        found = top_down(
-            model_fn, params, alone, start, layer, rules=WINNER_TAKE_ALL, start=_first_winner
-        )
-        return found.map()[0]
+    def explain(x: Any, prior: jax.Array) -> jax.Array:
+        rules, start = WINNER_TAKE_ALL, _first_winner
+        return top_down(model_fn, params, x, prior, layer, rules=rules, start=start).map()
 
-    return (jax.vmap(one)(x, prior) > 0).astype(jnp.float32)
+    def alone(x: Any, prior: jax.Array) -> jax.Array:
+        return explain(*jax.tree.map(lambda array: array[None], (x, prior)))
+
+    if prior.ndim - several == 1:  # an example without a batch
+        return (explain(x, prior) > 0).astype(jnp.float32)
+    maps = jax.vmap(alone)(x, prior)
+    steps = maps.ndim - 4 - several  # of the loops that the layer is inside of: they lead
+    return (jnp.moveaxis(maps.squeeze(1 + steps), 0, steps) > 0).astype(jnp.float32)
 
 
 def _first_winner(outputs: jax.Array, p: jax.Array) -> jax.Array:
-    return jax.nn.one_hot(p.argmax(), p.size, dtype=p.dtype).reshape(p.shape)
+    winner = jax.nn.one_hot(p.argmax(), p.size, dtype=p.dtype).reshape(p.shape)
+    return jnp.where(p > 0, winner, 0)
