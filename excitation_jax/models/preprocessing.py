@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import jax
@@ -77,6 +77,10 @@ class Preprocessing:
             ValueError: an array that is not uint8 (H, W, 3).
             ImportError: Pillow is not installed.
         """
+        return jnp.asarray(self.on_host(image, keep_aspect)[None])
+
+    def on_host(self, image: Image | np.ndarray, keep_aspect: bool = False) -> np.ndarray:
+        """The same without JAX, for threads that decode: float32 (height, width, 3) of NumPy's."""
         picture = _as_picture(image)
         if keep_aspect:
             picture = _with_shorter_side(picture, min(self.size))
@@ -89,29 +93,48 @@ class Preprocessing:
         if self.crop is not None and not keep_aspect:
             left, top = (round((side - self.crop) / 2) for side in picture.size)
             picture = picture.crop((left, top, left + self.crop, top + self.crop))
-        pixels = np.asarray(picture, np.float32)[None]
+        pixels = np.asarray(picture, np.float32)
         if self.channels == "BGR":
             pixels = pixels[..., ::-1]
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        return jnp.asarray((pixels - mean) / std)
+        return np.asarray((pixels - mean) / std)
+
+    def whole(self, size: tuple[int, int] | None = None) -> Preprocessing:
+        """The same with the whole picture warped to `size` (height, width), of the input if None.
+
+        What is at a position of the input is then at the same relative position in the picture.
+        """
+        return replace(self, resize=size or self.size, crop=None, warp=True)
+
+    def window(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The part of a picture of `size` (height, width) that its input shows: x0, y0, x1, y1.
+
+        In the picture's pixels, x1 and y1 exclusive; fractions where it was resized.
+        """
+        own_height, own_width = size
+        if self.crop is None:
+            return 0.0, 0.0, float(own_width), float(own_height)
+        if self.warp:
+            height, width = self.resize if isinstance(self.resize, tuple) else (self.resize,) * 2
+        else:
+            assert isinstance(self.resize, int)
+            width, height = _scaled((own_width, own_height), self.resize)
+        left, top = (round((side - self.crop) / 2) for side in (width, height))
+        right, bottom = left + self.crop, top + self.crop
+        return (
+            left * own_width / width,
+            top * own_height / height,
+            right * own_width / width,
+            bottom * own_height / height,
+        )
 
     def view(self, image: Image | np.ndarray) -> Image:
         """The part of a picture that its input shows, in the picture's own resolution."""
         picture = _as_picture(image)
         if self.crop is None:
             return picture
-        if self.warp:
-            height, width = self.resize if isinstance(self.resize, tuple) else (self.resize,) * 2
-        else:
-            assert isinstance(self.resize, int)
-            width, height = _scaled(picture, self.resize)
-        box = []
-        for side, own in zip((width, height), picture.size, strict=True):
-            start = round((side - self.crop) / 2)
-            near, far = round(start * own / side), round((start + self.crop) * own / side)
-            box.append((near, max(far, near + 1)))
-        (left, right), (top, bottom) = box
-        return picture.crop((left, top, right, bottom))
+        left, top, right, bottom = map(round, self.window((picture.height, picture.width)))
+        return picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
 
 
 def imagenet_rgb(resize: int = 256, crop: int | None = 224, warp: bool = False) -> Preprocessing:
@@ -148,14 +171,14 @@ def _as_picture(image: Image | np.ndarray) -> Image:
 
 
 def _with_shorter_side(picture: Image, side: int) -> Image:
-    width, height = _scaled(picture, side)
+    width, height = _scaled(picture.size, side)
     return _resized(picture, height, width)
 
 
-def _scaled(picture: Image, side: int) -> tuple[int, int]:
-    """(width, height) of a picture whose shorter side is made that long."""
-    shorter = min(picture.size)
-    width, height = (own * side // shorter for own in picture.size)
+def _scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """The (width, height) of a picture whose shorter side is made that long."""
+    shorter = min(size)
+    width, height = (own * side // shorter for own in size)
     return width, height
 
 
