@@ -7,34 +7,18 @@ the network's own scaling of the values comes afterwards.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from ..data.photographs import read
 from .labelled import Record
 
 Pixels = NDArray[np.uint8]
 
 _MOST_PIXELS = 100_000_000  # of a square, or a strip of an image would fill the memory
-
-
-def read(path: Path) -> Pixels:
-    """The RGB picture (H, W, 3) in a file, turned the way up its EXIF data say.
-
-    `pictures.read_photograph` silences warnings, which one thread would do to all others.
-
-    Raises:
-        FileNotFoundError, PermissionError, IsADirectoryError: as `open` does.
-        ValueError: the file is no image, is damaged or cut off, or is suspiciously large.
-    """
-    with path.open("rb") as file:
-        try:
-            return np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
-        except Exception as error:  # what a decoder raises depends on the byte that is wrong
-            raise ValueError(f"{path} is no image, or a damaged one: {error}") from error
 
 
 def mirror_to_square(image: Pixels) -> Pixels:
@@ -92,7 +76,7 @@ def square(record: Record, side: int) -> Pixels:
     """A record's whole photograph, mirrored to a square and resized to (side, side, 3).
 
     Raises:
-        OSError, ValueError: see `read` and `mirror_to_square`.
+        OSError, ValueError: see `data.photographs.read` and `mirror_to_square`.
     """
     return resize(mirror_to_square(read(record.path)), side)
 
