@@ -15,9 +15,10 @@ gc.set_threshold(100_000, 20, 50)
 #: Modules whose programs are small. The others compute enough to be worth XLA's optimisations, or
 #: measure them.
 SMALL = {
-    "test_calls", "test_contrastive", "test_gates", "test_masks", "test_nnx",
-    "test_operations", "test_own_rules", "test_random_networks", "test_report", "test_scatter",
-    "test_tdam", "test_transformations",
+    "test_calls", "test_contrastive", "test_gates", "test_masks", "test_method_properties",
+    "test_methods", "test_nnx", "test_operations", "test_own_rules", "test_random_networks",
+    "test_relevance", "test_report", "test_scatter", "test_tdam", "test_transformations",
+    "test_winner_take_all",
 }  # fmt: skip
 
 
