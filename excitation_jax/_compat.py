@@ -98,7 +98,8 @@ def varying(aval: Any) -> frozenset:
 
 def mark_varying(x: Any, axes: frozenset) -> Any:
     """``x`` as a value that may differ along these manual mesh axes."""
-    return lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+    missing = axes - varying(jax.typeof(x))
+    return lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
 
 
 def bind(primitive: Primitive, params: dict[str, Any], *operands: Any) -> list[Any]:

@@ -112,7 +112,7 @@ def _move(step: Step, env: Arrays, below: Arrays) -> list[jax.Array]:
         if i in INDICES.get(op.primitive, ()):
             return read_value(env, value)
         known = below.get(value)
-        return jnp.zeros(value.shape, dtype) if known is None else known.astype(dtype)
+        return (carrier(value) if known is None else known).astype(dtype)
 
     return _compat.bind(op.primitive, op.params, *itertools.starmap(operand, enumerate(op.inputs)))
 

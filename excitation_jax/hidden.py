@@ -66,7 +66,8 @@ class Hidden:
         parent, op = self.facts[value].parent, self.facts[value].producer
         assert op is not None
         if (factor := self._factor(op)) is not None:
-            return [factor, *(found for value in op.inputs for found in self.read(value))]
+            below = [found for value in op.inputs for found in self.read(value)]
+            return [factor, *below] if factor.literal is None else below
         if parent is not None:
             return self.read(parent)
         return [
@@ -83,19 +84,19 @@ class Hidden:
         facts, op = self.facts[value], self.facts[value].producer
         if not self.within(value):
             fixed: Any = not facts.active if facts.fixed is None else facts.fixed
-            return jnp.broadcast_to(jnp.asarray(fixed), value.shape)
+            spread = jnp.broadcast_to(jnp.asarray(fixed), value.shape)
+            return _compat.mark_varying(spread, value.varying)
         assert op is not None
         if (factor := self._factor(op)) is not None:
             (signal,) = (operand for operand in op.inputs if operand is not factor)
-            return (env[factor] == 0) | self.elements(signal, env)
+            return (_array(env, factor) == 0) | self.elements(signal, env)
         if facts.parent is not None:
             return self.elements(facts.parent, env)
         indices = INDICES.get(op.primitive, range(0))
         operands = [
-            self.elements(operand, env) if i not in indices
-            else env[operand] if operand.literal is None else operand.literal
+            _array(env, operand) if i in indices else self.elements(operand, env)
             for i, operand in enumerate(op.inputs)
-        ]  # fmt: skip
+        ]
         if op.primitive is lax.scatter_p:
             return _compat.scatter(op.primitive, op.params, *operands)
         (found,) = _compat.bind(op.primitive, op.params, *operands)
@@ -117,6 +118,10 @@ _MOVES = _MASKS | frozenset(
         lax.dynamic_slice_p, lax.concatenate_p, lax.rev_p,
     ]
 )  # fmt: skip
+
+
+def _array(env: Mapping[Value, Any], value: Value) -> Any:
+    return env[value] if value.literal is None else value.literal
 
 
 def _indices(op: Op) -> list[Value]:

@@ -202,19 +202,22 @@ def _apart(
             for output, reader in zip(op.outputs, behind, strict=True)
         ]
 
+        def zeros(v: Value) -> jax.Array:
+            return _compat.mark_varying(jnp.zeros(v.shape), v.varying)
+
         def move(x: jax.Array) -> list[jax.Array]:
             operands = [
                 x if v is value
-                else jnp.zeros(v.shape) if v.floating
+                else zeros(v) if v.floating
                 else v.literal if v.literal is not None
                 else read(v)
                 for v in op.inputs
             ]  # fmt: skip
             return _compat.bind(op.primitive, op.params, *operands)
 
-        _, pull = jax.vjp(move, jnp.zeros(value.shape))
+        _, pull = jax.vjp(move, zeros(value))
         full = [
-            jnp.broadcast_to(sign.astype(float), output.shape)
+            _compat.mark_varying(jnp.broadcast_to(sign.astype(float), output.shape), output.varying)
             for sign, output in zip(signs, op.outputs, strict=True)
         ]
         sums = (full, [s * s for s in full], [jnp.ones_like(s) for s in full])

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import excitation_jax as ej
 
@@ -238,6 +240,35 @@ def test_a_choice_for_each_example() -> None:
     np.testing.assert_array_equal(found[0], wanted[0])
     prior = jax.nn.one_hot(jnp.array([0, 2, 1, 1]), 3)
     np.testing.assert_allclose(found[1](prior)[0], wanted[1](prior)[0], rtol=1e-5, atol=1e-7)
+
+
+MASK = np.array([True, False, True, True, False, True])
+SCALE = jax.random.normal(KEYS[5], (12,))
+WITH_CONSTANTS: dict[str, Callable] = {
+    "padded": lambda x: jnp.pad(x, ((0, 0), (1, 0))),
+    "joined": lambda x: jnp.concatenate([x, jnp.ones((len(x), 2))], 1),
+    "masked": lambda x: jnp.where(MASK, x, 0),
+    "a masked case": lambda x: jnp.where(MASK[::-1], x, jnp.where(MASK, x, 0)),
+    "written into": lambda x: lax.dynamic_update_slice_in_dim(x, jnp.ones((len(x), 2)), 1, 1),
+    "padded before a scale": lambda x: jnp.pad(x @ W[0], ((0, 0), (0, 1))) * SCALE[:7],
+    "joined before a scale": lambda x: jnp.concatenate([x @ W[0], x @ W[1]], 1) * SCALE,
+}
+
+
+@pytest.mark.parametrize("name", WITH_CONSTANTS)
+def test_constants_meet_the_signal_inside_shard_map(name: str) -> None:
+    """They are the same on every device, and JAX wants them marked as what they are joined to."""
+    weights = jax.random.normal(KEYS[6], (12, 3))
+
+    def part(x: jax.Array) -> jax.Array:
+        h = WITH_CONSTANTS[name](x)
+        return jnp.tanh(h) @ weights[: h.shape[1]]
+
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Auto,))
+    sharded = jax.shard_map(part, mesh=mesh, in_specs=P("d"), out_specs=P("d"))
+    p = jnp.array([[0.2, 0.1, 0.3], [0.1, 0.1, 0.2]])
+    found, wanted = (jax.vjp(ej.excite(f), X)[1](p)[0] for f in (sharded, part))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_a_while_loop_of_unknown_length_is_refused() -> None:

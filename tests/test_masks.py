@@ -144,6 +144,12 @@ def test_a_fill_value_is_no_bound(fill: float) -> None:
         assert not np.any(found[i, length:])
 
 
+def test_a_zero_in_the_code_hides_everything() -> None:
+    """It is a mask like any other, though no array of the model's holds it."""
+    outputs, pull = jax.vjp(ej.excite(lambda x: (0 * jnp.abs(x)).sum(-1)), jnp.asarray(X[0]))
+    assert not np.any(outputs) and not np.any(pull(jnp.ones(6) / 6)[0])
+
+
 def test_a_sum_of_two_that_one_mask_hides_takes_nothing_twice() -> None:
     """A maximum may send probability to a hidden element; its two summands share it, not more."""
     mask = np.array([True, False, True])
