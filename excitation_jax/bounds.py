@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jax import lax
+from jax.extend.core import primitives
 
 from . import _compat
 from .program import Op
@@ -62,11 +63,16 @@ OTHER_UNARY: dict[_compat.Primitive, Callable] = {
     **{p: lambda x: 1 - np.square(x) for p in _compat.existing("one_minus_square")},
 }  # fmt: skip
 _RANGES: dict[_compat.Primitive, Interval] = {
-    lax.sin_p: Interval(-1, 1), lax.cos_p: Interval(-1, 1), lax.cosh_p: Interval(1, INF),
-    lax.erfc_p: Interval(0, 2), lax.rsqrt_p: Interval(0, INF),
+    lax.sin_p: Interval(-1, 1), lax.cos_p: Interval(-1, 1), lax.erfc_p: Interval(0, 2),
+    lax.rsqrt_p: Interval(0, INF),
 }  # fmt: skip
+#: Even, and monotone from zero on (so are even powers).
+_EVEN = frozenset([lax.abs_p, lax.square_p, lax.cosh_p, *_compat.existing("one_minus_square")])
+# The second one is what jax.grad sums with (in a slope taken inside a model).
+_SUMS = (lax.add_p, primitives.add_jaxvals_p)
 SEVERAL: dict[_compat.Primitive, Callable] = {
-    lax.add_p: np.add, lax.sub_p: np.subtract, lax.mul_p: np.multiply, lax.div_p: np.divide,
+    **dict.fromkeys(_SUMS, np.add),
+    lax.sub_p: np.subtract, lax.mul_p: np.multiply, lax.div_p: np.divide,
     lax.max_p: np.maximum, lax.min_p: np.minimum, lax.pow_p: np.power,
     lax.clamp_p: lambda lo, x, hi: np.minimum(np.maximum(x, lo), hi),
     lax.gt_p: np.greater, lax.ge_p: np.greater_equal, lax.lt_p: np.less,
@@ -97,6 +103,16 @@ def _products(a: Interval, b: Interval) -> Interval:
     # 0 * inf is 0 here: the bound is never attained.
     corners = [0.0 if 0 in (x, y) else x * y for x in a for y in b]
     return Interval(min(corners), max(corners))
+
+
+def _of_magnitude(op: Op, a: Interval) -> Interval:
+    """The range of an even function that is monotone from zero on."""
+    function = elementwise_function(op)
+    assert function is not None
+    least, most = sorted(map(abs, a))
+    with np.errstate(all="ignore"):
+        ends = function(np.array([0.0 if a.low < 0 < a.high else least, most]))
+    return Interval(float(ends.min()), float(ends.max()))
 
 
 def _reciprocal(a: Interval) -> Interval:
@@ -132,13 +148,11 @@ def _output_interval(op: Op, inputs: Sequence[Interval]) -> Interval:
         return _RANGES[primitive]
     if primitive is lax.neg_p:
         return Interval(-first.high, -first.low)
-    if primitive is lax.abs_p or primitive is lax.square_p or (
-        primitive is lax.integer_pow_p and op.params["y"] % 2 == 0
-    ):  # fmt: skip
-        return Interval(0, INF)
+    if primitive in _EVEN or (primitive is lax.integer_pow_p and op.params["y"] % 2 == 0):
+        return _of_magnitude(op, first)
     if primitive is lax.pow_p and first.low >= 0:
         return Interval(0, INF)
-    if primitive is lax.add_p:
+    if primitive in _SUMS:
         return Interval(first.low + inputs[1].low, first.high + inputs[1].high)
     if primitive is lax.sub_p:
         return Interval(first.low - inputs[1].high, first.high - inputs[1].low)

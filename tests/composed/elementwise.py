@@ -125,6 +125,8 @@ OTHERS = {
     "at least one": lambda x: (x >= 1).astype(x.dtype), "ternary": lambda x: (
         (x >= 1).astype(x.dtype) - (x < -1).astype(x.dtype)),
     "one minus square": lambda x: 1 - jnp.clip(x, -4, 4) ** 2,
+    # Far out it is one less almost one: nothing but rounding.
+    "slope of tanh": lambda x: jax.grad(lambda x: jnp.tanh(x).sum())(jnp.clip(x, -4, 4)),
 }  # fmt: skip
 register_functions(EXCITING)
 register_functions(OTHERS, excites=False)
