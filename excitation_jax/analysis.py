@@ -93,15 +93,11 @@ class Plan:
                 continue
             met.add(value)
             op = self.facts[value].producer
-            if op in self.steps and self._is_learned_layer(op):
+            if op in self.steps and self.facts.is_learned_layer(op):
                 found[op] = None
             else:
                 pending.extend(self.children(value))
         return list(found), met
-
-    def _is_learned_layer(self, op: Op) -> bool:
-        learned = any(self.facts[value].learned for value in op.inputs)
-        return op.primitive in _compat.LAYERS and learned
 
     def below(self, ops: Iterable[Op]) -> set[Value]:
         """The values that these operations send probability to, however indirectly."""

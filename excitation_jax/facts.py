@@ -95,10 +95,22 @@ class FactTable:
         programs = [self._program, *(program for program, _ in self._program.all_ops())]
         return frozenset(value for program in programs for value in program.outputs)
 
+    @functools.cached_property
+    def _outside(self) -> Mapping[Value, Sequence[Value]]:
+        """For the inputs of loops' and branches' bodies, the values that they stand for."""
+        found: dict[Value, list[Value]] = {}
+        for _, op in self._program.all_ops():
+            for body in op.nest.bodies if op.nest else ():
+                assert op.nest is not None
+                for i, inner in enumerate(body.inputs):
+                    handed = [body.outputs[o] for o, into in op.nest.carries if into == i]
+                    found[inner] = [op.inputs[op.nest.offset + i], *handed]
+        return found
+
     def behind_a_layer(self, value: Value) -> bool:
         """Whether a learned convolution or dense layer lies between the input and a value.
 
-        What comes into a loop's or branch's body counts as behind one: its origin is not followed.
+        In a loop, whether one does in some step.
         """
         pending, met = [value], set()
         while pending:
@@ -107,13 +119,20 @@ class FactTable:
                 continue
             met.add(value)
             op = self[value].producer
-            if op is None or op.nest is not None:
+            if op is None:
+                pending.extend(self._outside[value])
+            elif op.nest is not None:
+                at = op.outputs.index(value)
+                pending.extend(body.outputs[at] for body in op.nest.bodies)
+            elif self.is_learned_layer(op):
                 return True
-            learned = any(self[operand].learned for operand in op.inputs)
-            if op.primitive in _compat.LAYERS and learned:
-                return True
-            pending.extend(op.inputs)
+            else:
+                pending.extend(op.inputs)
         return False
+
+    def is_learned_layer(self, op: Op) -> bool:
+        """Whether it is a convolution or a matrix product with weights, not of shapes alone."""
+        return op.primitive in _compat.LAYERS and any(self[value].learned for value in op.inputs)
 
     def owner(self, op: Op) -> str | None:
         """The one module whose parameters an operation consumes (see owners.py)."""

@@ -23,8 +23,20 @@ from jax import lax
 from jax.extend.core import primitives
 
 from .. import _compat
-from .linear import Affine, Sum
-from .rule import Call, Flow, Plan, Rule, Site, Through, only_child, safe_divide, unbroadcast
+from ..program import Op
+from .linear import Affine
+from .rule import (
+    Call,
+    Flow,
+    Plan,
+    Refuse,
+    Rule,
+    Site,
+    Through,
+    only_child,
+    safe_divide,
+    unbroadcast,
+)
 from .ruleset import EXCITATION, RuleSet
 from .structure import Scatter
 
@@ -167,7 +179,10 @@ class Flat(Relevance):
 
 @dataclass(frozen=True)
 class First(Rule):
-    """One rule for layers that read the input, another one for all that read other layers."""
+    """One rule for layers that read the input, another one for all that read other layers.
+
+    What resizes the input by a matrix of shapes alone is no layer yet.
+    """
 
     first: Rule
     other: Rule
@@ -181,17 +196,19 @@ class First(Rule):
         return self.other.plan(site)
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:
-        site = call.step.site
-        reads_input = not site.facts.behind_a_layer(site.op.inputs[call.sources[0]])
-        return (self.first if reads_input else self.other).backward(call, p)
+        op, facts = call.step.site.op, call.step.site.facts
+        behind = facts.behind_a_layer(op.inputs[call.sources[0]])
+        first = facts.is_learned_layer(op) and not behind
+        return (self.first if first else self.other).backward(call, p)
 
 
 @dataclass(frozen=True)
-class RelevanceSum(Sum):
+class RelevanceSum(Rule):
     """LRP-epsilon of ``a + b`` and ``a - b``: ``a / (y + epsilon sign(y)) R``, likewise b.
 
-    What is subtracted from a value that it was itself computed from (a mean, in a LayerNorm) only
-    normalises: it takes nothing (Ali et al., ICML 2022).
+    What is subtracted from a value that it was itself computed from, by no layer (a mean, in a
+    LayerNorm), only normalises: it takes nothing, as the norms of AttnLRP (Achtibat et al., ICML
+    2024, Proposition 3.4).
 
     Attributes:
       sign: -1 for a - b.
@@ -205,9 +222,12 @@ class RelevanceSum(Sum):
 
     def plan(self, site: Site) -> Plan:
         a, b = site.op.inputs
-        if only_child(site) is None and self.sign < 0 and site.facts.depends(b, a) is not None:
+        if (plan := only_child(site)) is not None:
+            return plan
+        between = site.facts.depends(b, a) if self.sign < 0 else None
+        if between is not None and not any(map(_has_layers, between)):
             return Through(a, "R5 normaliser")
-        return only_child(site) or Flow(site.signals)
+        return Flow(site.signals)
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array]:
         a, b = call.value(0), self.sign * call.value(1)
@@ -216,19 +236,37 @@ class RelevanceSum(Sum):
         return [unbroadcast(part * ratio, part.shape) for part in (a, b)]
 
 
+def _has_layers(op: Op) -> bool:
+    inside = [] if op.nest is None else [o for body in op.nest.bodies for _, o in body.all_ops()]
+    return any(other.primitive in _compat.LAYERS for other in (op, *inside))
+
+
+@dataclass(frozen=True)
+class NoDeviceSum(Rule):
+    """Refuses psum: a neuron that is summed over devices is not seen as one."""
+
+    def plan(self, site: Site) -> Plan:
+        return Refuse(
+            "LRP needs all parts of a neuron's sum in one place, and these lie on several devices: "
+            "run the model without shard_map"
+        )
+
+
 def lrp_rules(
     dense: Rule | None = None,
     convolution: Rule | None = None,
     first: Rule | None = None,
     *,
+    epsilon: float = 1e-6,
     name: str = "LRP",
 ) -> RuleSet:
     """A composite of LRP rules by kind; by path, combine several with `RuleSet.scoped`.
 
     Args:
-      dense: for dense layers; `Epsilon` by default. Pooling and sums always have `Epsilon`.
+      dense: for dense layers; `Epsilon` by default.
       convolution: for convolutions; that of dense layers by default.
       first: for layers that read the explained input itself; like the others by default.
+      epsilon: of average pooling and sums, whose rule always is LRP-epsilon.
 
     Activations, normalisers and gates pass relevance unchanged, max pooling gives it to the winner,
     as in `EXCITATION`.
@@ -243,14 +281,14 @@ def lrp_rules(
         layers = {primitive: First(first, rule) for primitive, rule in layers.items()}
     table = {
         **EXCITATION.table, **layers,
-        **dict.fromkeys((lax.reduce_sum_p, lax.reduce_window_sum_p, lax.cumsum_p), Epsilon()),
-        **dict.fromkeys((lax.add_p, primitives.add_jaxvals_p), RelevanceSum()),
-        lax.sub_p: RelevanceSum(sign=-1),
+        **dict.fromkeys(
+            (lax.reduce_sum_p, lax.reduce_window_sum_p, lax.cumsum_p), Epsilon(epsilon)
+        ),
+        **dict.fromkeys((lax.add_p, primitives.add_jaxvals_p), RelevanceSum(1, epsilon)),
+        lax.sub_p: RelevanceSum(-1, epsilon),
         lax.scatter_add_p: Scatter(added=True, clamped=False),
+        **dict.fromkeys((lax.psum_p, _compat.psum_invariant_p), NoDeviceSum()),
     }  # fmt: skip
-    # A sum over devices has no rule for values of both signs.
-    for primitive in (lax.psum_p, _compat.psum_invariant_p):
-        table.pop(primitive, None)
     return RuleSet(name, MappingProxyType(table))
 
 
