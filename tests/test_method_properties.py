@@ -226,6 +226,21 @@ def test_c_mwp_post_norm_is_c_mwp_where_nothing_is_lost() -> None:
     assert np.abs(post_norm - c_mwp).max() > 1e-3
 
 
+def test_c_mwp_post_norm_negates_the_classifier_behind_a_relu() -> None:
+    """SqueezeNet's head: a convolution, a ReLU, global pooling. It was zero everywhere."""
+
+    def model(p: dict, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(conv(features(p, x), p["deep"])).mean((1, 2))
+
+    found = methods.c_mwp_post_norm(model, PARAMS, X, TARGETS, layer="features")
+    up = methods.mwp(model, PARAMS, X, TARGETS, layer="features")
+    signed = ej.excitation_vjp(model, PARAMS, X, TARGETS, layer="features", contrastive=True).mwp
+    down = up - signed.sum(-1)
+    parts = [m / m.sum((-2, -1), keepdims=True) for m in (up, down)]
+    np.testing.assert_allclose(found, np.maximum(parts[0] - parts[1], 0), atol=1e-5)
+    assert found.max() > 1e-3
+
+
 def test_a_callable_target_means_the_scores_themselves() -> None:
     """The best class of the negated scores would be the worst."""
 

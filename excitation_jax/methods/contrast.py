@@ -47,8 +47,11 @@ def contrastive(method: Method) -> Method:
     absolute value nothing is left: both maps are the same, but for rounding, which is cut off, too.
 
     Args:
-      method: a method of this module. The model must return scores: behind a softmax or sigmoid,
-        Excitation Backprop does not see the sign of what is negated.
+      method: a method of this module. What is negated are the scores. Where an activation lies
+        between the classifier and the scores (a softmax; SqueezeNet's ReLU before its global
+        pooling), DeconvNet's map of the negated ones is zero, and MWP's that of the scores
+        themselves: for MWP there are `c_mwp` and `c_mwp_post_norm`, which negate the classifier's
+        weights.
 
     Returns:
       A method of the same signature, with the errors of the method.
@@ -63,14 +66,18 @@ def contrastive(method: Method) -> Method:
             # The softmax over a score map's positions is the scores', not their negatives'.
             target, _ = Passes(model_fn, params, x, target).prior_of_scores()
         opposite = _OfNegated(target) if callable(target) else target
-        both = [
-            normalised(method(function, params, x, goal, **options))
-            for function, goal in ((model_fn, target), (_Negated(model_fn), opposite))
-        ]
-        difference, total = both[0] - both[1], both[0] + both[1]
-        return jnp.where(difference > ROUNDING * total, difference, 0)
+        return difference(
+            method(model_fn, params, x, target, **options),
+            method(_Negated(model_fn), params, x, opposite, **options),
+        )
 
     return contrasted
+
+
+def difference(maps: jax.Array, opposite: jax.Array) -> jax.Array:
+    """What is left of maps less those of the negated classifier, their positive parts' sums 1."""
+    first, second = normalised(maps), normalised(opposite)
+    return jnp.where(first - second > ROUNDING * (first + second), first - second, 0)
 
 
 def _negated(outputs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..rules.linear import Affine
 from ..rules.rule import Call
 from ..rules.ruleset import EXCITATION, RuleSet
 from ..targets import Target
-from .contrast import contrastive
+from .contrast import difference
 from .gradients import ModelFunction
 
 
@@ -60,10 +61,19 @@ class _ContrastWithoutNorm(Affine):
         return p if call.contrastive else super().per_child(call, p, total)
 
 
-@functools.lru_cache(maxsize=16)
-def _without_norm(rules: RuleSet) -> RuleSet:
+@dataclass(frozen=True)
+class _OneSide(Affine):
+    """Of the top layer's contrast, the classifier's side (1) or the negated one's (-1) alone."""
+
+    side: int = 1
+
+    def contrast(self, excite: Callable[[int], jax.Array]) -> jax.Array:
+        return excite(self.side)
+
+
+@functools.lru_cache(maxsize=32)
+def _with_top(rules: RuleSet, rule: Affine) -> RuleSet:
     """The same set for the same rules each time: rule sets are keys of the compiled programs."""
-    rule = _ContrastWithoutNorm()
     return rules.replace({lax.conv_general_dilated_p: rule, lax.dot_general_p: rule})
 
 
@@ -75,7 +85,9 @@ def c_mwp_without_norm(
 
     Arguments, result and errors are those of `c_mwp`.
     """
-    return c_mwp(model_fn, params, x, target, layer=layer, rules=_without_norm(rules))
+    return c_mwp(
+        model_fn, params, x, target, layer=layer, rules=_with_top(rules, _ContrastWithoutNorm())
+    )
 
 
 def c_mwp_post_norm(
@@ -85,7 +97,9 @@ def c_mwp_post_norm(
     """c-MWP "post-norm" (IJCV18, Table 3): normalised at the layer that is read.
 
     The maps of the classifier and of the negated one are divided by their sums there, and then
-    subtracted. Where no probability is lost on the way, that is c-MWP. Arguments, result and errors
-    are those of `contrastive`.
+    subtracted and cut off at zero. Where no probability is lost on the way, that is c-MWP, at the
+    cost of two. Arguments, result and errors are those of `c_mwp`.
     """
-    return contrastive(mwp)(model_fn, params, x, target, layer=layer, rules=rules)
+    sides = [_with_top(rules, _OneSide(side=side)) for side in (1, -1)]
+    maps = [c_mwp(model_fn, params, x, target, layer=layer, rules=one) for one in sides]
+    return difference(*maps)
