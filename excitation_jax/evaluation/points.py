@@ -1,0 +1,110 @@
+"""Where methods' maps are largest, in pixels of the photographs: the part that the devices do.
+
+Photographs differ in size, and compiled programs are for one. So a map is resized onto a canvas
+that holds the largest photograph, by a scale that is an ordinary number to the program, and what
+lies outside of the photograph does not count.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from numpy.typing import ArrayLike, NDArray
+
+from .. import maps as _maps
+
+#: ``(variables, images (N, h, w, 3), classes (N, K)) -> maps (N, K, h, w)``.
+MapFunction = Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+class Questions(NamedTuple):
+    """What is asked about N images, K classes each.
+
+    images: float32 (N, h, w, 3), the network's input.
+    classes: int32 (N, K); those that fill up a row may be any.
+    windows: float32 (N, 4), what the input shows of the photograph: x0, y0, x1, y1 in its pixels.
+    sizes: int32 (N, 2), height and width of the photograph.
+    """
+
+    images: Any
+    classes: Any
+    windows: Any
+    sizes: Any
+
+
+class Points(NamedTuple):
+    """Where the maps of M methods are largest.
+
+    places: int32 (N, M, K, 2), row and column in the photograph; the first in reading order.
+    finite: boolean (N, M), whether the maps have no NaN or infinity.
+    """
+
+    places: Any
+    finite: Any
+
+
+def points(
+    methods: Mapping[str, MapFunction], variables: Any, questions: Questions,
+    canvas: tuple[int, int], blur: float = 0.0,
+) -> Points:  # fmt: skip
+    """The points of the maxima of maps that are resized bicubically to their photographs' sizes.
+
+    Args:
+        methods: by name, in the order of the result.
+        variables: of the network.
+        questions: see there.
+        canvas: (height, width) that no photograph exceeds; static.
+        blur: of maps as fine as the input: the standard deviation as a share of its longer side.
+    """
+    images, classes, windows, sizes = questions
+    places, finite = [], []
+    for function in methods.values():
+        found = function(variables, images, classes)
+        if blur and found.shape[-2:] == images.shape[1:3]:
+            found = _maps.blur(found, blur * max(images.shape[1:3]))
+        finite.append(jnp.isfinite(found).all(axis=(1, 2, 3)))
+        locate = jax.vmap(functools.partial(_peak, canvas=canvas))
+
+        def of_class(heat: jax.Array, locate: Any = locate) -> jax.Array:
+            return locate(heat, windows, sizes)
+
+        # One class after the other: a canvas for each image is memory enough.
+        places.append(lax.map(of_class, jnp.moveaxis(found, 1, 0)).swapaxes(0, 1))
+    return Points(jnp.stack(places, axis=1), jnp.stack(finite, axis=1))
+
+
+def _peak(
+    heat: jax.Array, window: jax.Array, size: jax.Array, canvas: tuple[int, int]
+) -> jax.Array:
+    """Row and column of the maximum of a map (h, w) over the part of a photograph that it shows."""
+    x0, y0, x1, y1 = window
+    cells = jnp.array(heat.shape, jnp.float32)
+    scale = jnp.stack([y1 - y0, x1 - x0]) / cells
+    # As `maps.resize` does it, for any scale and with what is outside of the map cut off.
+    spread = jax.image.scale_and_translate(
+        heat.astype(jnp.float32), canvas, (0, 1), scale, jnp.stack([y0, x0]), "bicubic"
+    )
+    rows, columns = jnp.arange(canvas[0]) + 0.5, jnp.arange(canvas[1]) + 0.5
+    inside_rows = (rows > jnp.maximum(y0, 0)) & (rows < jnp.minimum(y1, size[0]))
+    inside_columns = (columns > jnp.maximum(x0, 0)) & (columns < jnp.minimum(x1, size[1]))
+    shown = inside_rows[:, None] & inside_columns
+    row, column = _maps.point(jnp.where(shown, spread, -jnp.inf))
+    return jnp.stack([row, column]).astype(jnp.int32)
+
+
+def padded_classes(classes: Sequence[ArrayLike], rows: int) -> NDArray[np.int32]:
+    """Lists of classes as (rows, K), filled up with class 0.
+
+    K is a power of two, so that few programs are compiled whatever is in the photographs.
+    """
+    most = max([1, *(len(np.atleast_1d(own)) for own in classes)])
+    found = np.zeros((rows, 1 << (most - 1).bit_length()), np.int32)
+    for row, own in enumerate(classes):
+        found[row, : len(np.atleast_1d(own))] = own
+    return found

@@ -1,0 +1,152 @@
+"""Goes through a data set with an experiment, on all devices, and can be killed at any moment.
+
+Threads decode the next batches while the devices compute one; meanwhile the host makes the records
+of the one before. A batch's images are sharded over the devices of this process. With several
+processes (`jax.distributed`) each does its own share of the batches, and all write into one store:
+they need a file system in common, but nothing that they compute depends on another.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from numpy.typing import NDArray
+
+from ..data.pipeline import Batch, Batches
+from ..data.records import Example
+from ..models.preprocessing import Preprocessing
+from .store import Store
+
+Examples = Sequence[Example]
+
+
+class Experiment(Protocol):
+    """What is done with a batch, in three steps.
+
+    All arrays have the batch's N as their first axis, also where its last rows are filled up; what
+    comes out in one row depends on that row alone.
+    """
+
+    def inputs(self, examples: Examples, batch: Batch) -> Any:
+        """On the host: what goes to the devices, a pytree of arrays."""
+
+    def compute(self, variables: Any, inputs: Any) -> Any:
+        """On the devices, under `jax.jit`: a pytree of arrays, best of few bytes."""
+
+    def records(self, examples: Examples, outputs: Any) -> NDArray[Any]:
+        """On the host: a record for each example, none of them 0 throughout."""
+
+
+@dataclass(frozen=True)
+class _Chosen(Sequence[Example]):
+    """The examples at some places of a data set."""
+
+    dataset: Examples
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.dataset[self.places[place]]
+
+
+def run(
+    experiment: Experiment,
+    variables: Any,
+    dataset: Examples,
+    preprocessing: Preprocessing,
+    store: Store,
+    *,
+    threads: int = 2,
+    process: tuple[int, int] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> bool:
+    """Computes the records that a store lacks. Called again after a kill it does what is left.
+
+    Args:
+        experiment: what to do.
+        variables: of the network; each device has them all.
+        dataset: as many examples as the store has records.
+        preprocessing: the network's.
+        store: for the records.
+        threads: that decode.
+        process: index and number of this process; by default those of `jax.distributed`. Batch i
+            is done by process i modulo their number, which need not be that of before.
+        devices: by default those of this process.
+        on_progress: called with the number of this process's images that are done and with that of
+            all its images: at first, and after each batch.
+
+    Returns:
+        Whether all records are there, those of other processes, too. It is true for the process
+        that ends last at least.
+
+    Raises:
+        ValueError: data set and store differ in length, the store is damaged, a photograph is.
+    """
+    if len(dataset) != store.count:
+        raise ValueError(f"{len(dataset)} examples do not fit a store of {store.count} records")
+    index, count = process or (jax.process_index(), jax.process_count())
+    own = range(index, len(store), count)
+    turns = [turn for turn in own if not store.is_done(turn)]
+    # Whole batches, of which only the data set's last may be short: so Batches keeps them apart.
+    places = [place for turn in turns for place in store.places(turn)]
+    total = sum(len(store.places(turn)) for turn in own)
+    done = total - len(places)
+    progress = on_progress or (lambda done, total: None)
+    progress(done, total)
+
+    chosen = Mesh(np.array(devices or jax.local_devices()), ("batch",), axis_types=(AxisType.Auto,))
+    compute = _compiled(experiment, chosen)
+    variables = jax.device_put(variables, NamedSharding(chosen, P()))
+    waiting: tuple[int, list[Example], Any] | None = None
+
+    def keep(turn: int, examples: list[Example], outputs: Any) -> None:
+        nonlocal done
+        found = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(examples)], outputs)
+        store.write(turn, experiment.records(examples, found))
+        done += len(examples)
+        progress(done, total)
+
+    batches = Batches(_Chosen(dataset, places), preprocessing, store.batch, threads=threads)
+    for turn, batch in zip(turns, batches, strict=True):
+        examples = [dataset[place] for place in store.places(turn)]
+        inputs = _in_shards(experiment.inputs(examples, batch), chosen)
+        outputs = compute(variables, inputs)  # returns at once; the devices are at work
+        if waiting is not None:
+            keep(*waiting)
+        waiting = turn, examples, outputs
+    if waiting is not None:
+        keep(*waiting)
+    return all(store.is_done(turn) for turn in range(len(store)))
+
+
+def _compiled(experiment: Experiment, mesh: Mesh) -> Callable[[Any, Any], Any]:
+    return jax.jit(
+        functools.partial(_call, experiment),
+        out_shardings=NamedSharding(mesh, P("batch")),
+    )
+
+
+def _call(experiment: Experiment, variables: Any, inputs: Any) -> Any:
+    return experiment.compute(variables, inputs)
+
+
+def _in_shards(inputs: Any, mesh: Mesh) -> Any:
+    """The rows of arrays on the devices, filled up with zeros so that all get the same number."""
+
+    def put(leaf: Any) -> jax.Array:
+        short = -len(leaf) % mesh.size
+        if short:
+            leaf = np.concatenate([leaf, np.zeros((short, *leaf.shape[1:]), leaf.dtype)])
+        return jax.device_put(leaf, NamedSharding(mesh, P("batch")))
+
+    return jax.tree.map(put, inputs)

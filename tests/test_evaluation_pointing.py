@@ -1,0 +1,260 @@
+"""The pointing game's scores against an implementation of loops, on random maps and regions."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from excitation_jax import maps, metrics
+from excitation_jax.data import Dataset, Example, Object, is_difficult
+from excitation_jax.data.pipeline import Batch
+from excitation_jax.evaluation import pointing
+from excitation_jax.evaluation.pointing import PAPER, TORCHRAY, PointingGame, Rules
+from excitation_jax.evaluation.points import Questions, padded_classes, points
+from excitation_jax.evaluation.tables import PointingTable
+
+CLASSES = ("cat", "dog", "cow", "owl")
+
+
+def plain_hit(region, point, rules):
+    """Loops over all pixels, in exact arithmetic."""
+    for row in range(region.shape[0]):
+        for column in range(region.shape[1]):
+            if region[row, column]:
+                squared = (row - point[0]) ** 2 + (column - point[1]) ** 2
+                limit = rules.tolerance**2
+                if squared < limit or (squared == limit and not rules.strict):
+                    return True
+    return False
+
+
+def plain_scores(dataset, found, rules, difficult):
+    """(all, difficult) of points {(place, class): (row, column)}, with Python's numbers only."""
+    scores = []
+    for subset in (False, True):
+        hits, misses = dict.fromkeys(CLASSES, 0), dict.fromkeys(CLASSES, 0)
+        for place, example in enumerate(dataset):
+            for category in CLASSES:
+                own = [item for item in example.objects if item.category == category]
+                if not own:
+                    continue
+                if not rules.all_difficult and all(item.difficult for item in own):
+                    continue
+                if subset and not difficult(example, category, masks=dataset.masks):
+                    continue
+                region = np.zeros(example.size, bool)
+                for item in own:
+                    if dataset.masks and item.mask is not None:
+                        region |= item.mask()
+                    else:
+                        for row in range(example.size[0]):
+                            for column in range(example.size[1]):
+                                x0, y0, x1, y1 = item.box
+                                if x0 <= column + 0.5 < x1 and y0 <= row + 0.5 < y1:
+                                    region[row, column] = True
+                hit = plain_hit(region, found[place, CLASSES.index(category)], rules)
+                (hits if hit else misses)[category] += 1
+        shares = [
+            hits[c] / max(hits[c] + misses[c], 1)
+            for c in CLASSES
+            if hits[c] + misses[c] or rules.absent_as_zero
+        ]
+        scores.append(sum(shares) / len(shares) if shares else math.nan)
+    return scores
+
+
+class Bitmap:
+    """A mask."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+
+    def __call__(self):
+        return self.pixels
+
+
+@st.composite
+def games(draw):
+    """A data set of boxes or masks, and a point for each of its photographs and classes."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    masks = draw(st.booleans())
+    examples, found = [], {}
+    for place in range(draw(st.integers(1, 5))):
+        size = height, width = tuple(rng.integers(4, 30, 2).tolist())
+        objects = []
+        for category in rng.choice(CLASSES, rng.integers(0, 5)):
+            x0, y0 = rng.uniform(0, width - 1), rng.uniform(0, height - 1)
+            box = (x0, y0, rng.uniform(x0, width), rng.uniform(y0, height))
+            if rng.random() < 0.5:
+                box = tuple(map(float, map(math.floor, box)))
+            pixels = Bitmap(rng.random(size) < 0.1) if rng.random() < 0.8 else None
+            objects.append(Object(str(category), box, bool(rng.random() < 0.3), mask=pixels))
+        examples.append(Example(str(place), None, size, tuple(objects)))
+        for c in range(len(CLASSES)):
+            found[place, c] = (int(rng.integers(height)), int(rng.integers(width)))
+    return Dataset("random", CLASSES, tuple(examples), masks=masks), found
+
+
+def records_of(game, dataset, found, batch):
+    """The records of points that are given, in batches."""
+    made = []
+    for first in range(0, len(dataset), batch):
+        examples = list(dataset)[first : first + batch]
+        lists = [pointing.played(example, CLASSES, game.rules) for example in examples]
+        classes = padded_classes(lists, batch)
+        places = np.array(
+            [
+                [[found[first + row, c] for c in classes[row]]] for row in range(len(examples))
+            ]
+        )  # fmt: skip
+        finite = np.ones((len(examples), 1), bool)
+        made.append(game.records(examples, pointing.Points(places, finite)))
+    return made
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    games(), st.sampled_from([PAPER, TORCHRAY]), st.sampled_from([0.0, 1, 2.5, 5, 15]),
+    st.integers(1, 3),
+)  # fmt: skip
+def test_scores_equal_those_of_loops(game, rules, tolerance, batch):
+    dataset, found = game
+    rules = Rules(tolerance, rules.strict, rules.all_difficult, rules.absent_as_zero)
+    played = PointingGame(dataset, {"m": lambda *_: None}, rules)
+    blocks = records_of(played, dataset, found, batch)
+    counts = pointing.count(blocks)
+    middle = {
+        (place, c): tuple((side - 1) / 2 for side in dataset[place].size) for place, c in found
+    }
+    for method, at in enumerate([found, middle]):
+        wanted = plain_scores(dataset, at, rules, is_difficult)
+        got = [
+            pointing.accuracy(counts.hits[method, s], counts.pairs[method, s], rules)
+            for s in (0, 1)
+        ]
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)
+    # Records are pairs, and a table is the same whatever the order that they came in.
+    whole = np.concatenate(blocks)
+    listed = list(pointing.pairs(whole, 0))
+    assert len(listed) == counts.pairs[0, 0].sum()
+    assert sum(pair.hit for pair in listed) == counts.hits[0, 0].sum()
+    assert sum(pair.difficult for pair in listed) == counts.pairs[0, 1].sum()
+    again = pointing.count(reversed(blocks))
+    tables = [
+        PointingTable("random", CLASSES, {"m": "M", "c": "centre"}, own, len(dataset), rules)
+        for own in (counts, again)
+    ]
+    assert str(tables[0]) == str(tables[1]) and tables[0].json() == tables[1].json()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 3, 15]))
+def test_a_hit_is_that_of_the_metric_on_arrays(seed, tolerance):
+    rng = np.random.default_rng(seed)
+    region = rng.random((40, 33)) < rng.choice([0, 0.002, 0.05])
+    heat = rng.random((40, 33)).astype(np.float32)
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    wanted = metrics.pointing_game(jnp.asarray(heat), jnp.asarray(region), tolerance)
+    assert pointing.is_hit(region, row, column, Rules(tolerance)) == bool(wanted)
+
+
+def test_exactly_the_tolerance_hits_for_the_paper_and_misses_for_torchray():
+    region = np.zeros((50, 50), bool)
+    region[9, 12] = True
+    assert pointing.is_hit(region, 0, 0, PAPER) and not pointing.is_hit(region, 0, 0, TORCHRAY)
+    assert pointing.is_hit(region, 0, 1, TORCHRAY)
+    assert not pointing.is_hit(region, 25, 12, PAPER) and pointing.is_hit(region, 24, 12, PAPER)
+
+
+def ask(heats, windows, sizes, canvas, blur=0.0, side=12):
+    """The points of maps (N, K, h, w) of one method."""
+    heats = jnp.asarray(heats, jnp.float32)
+    count, k = heats.shape[:2]
+    questions = Questions(
+        jnp.zeros((count, side, side, 3)), jnp.zeros((count, k), jnp.int32),
+        jnp.asarray(windows, jnp.float32), jnp.asarray(sizes, jnp.int32),
+    )  # fmt: skip
+    run = jax.jit(lambda heats: points({"m": lambda *_: heats}, None, questions, canvas, blur))
+    found = run(heats)
+    return np.asarray(found.places)[:, 0], np.asarray(found.finite)[:, 0]
+
+
+def test_points_are_those_of_maps_resized_to_the_photographs():
+    rng = np.random.default_rng(1)
+    sizes = [(31, 45), (50, 20), (5, 50)]
+    heats = rng.normal(size=(3, 4, 7, 6))
+    windows = [(0, 0, width, height) for height, width in sizes]
+    found, finite = ask(heats, windows, sizes, (50, 50))
+    assert finite.all()
+    for row, size in enumerate(sizes):
+        wanted = maps.point(maps.resize(jnp.asarray(heats[row], jnp.float32), size))
+        np.testing.assert_array_equal(found[row], np.stack(wanted, axis=-1))
+
+
+def test_points_lie_in_the_window_that_the_input_shows():
+    """Negative maps, so that what is outside of them would be larger."""
+    rng = np.random.default_rng(2)
+    heats = -1 - rng.random((1, 3, 5, 5))
+    found, _ = ask(heats, [(10.0, 4.0, 30.0, 24.0)], [(30, 40)], (40, 48))
+    wanted = np.stack(maps.point(maps.resize(jnp.asarray(heats[0], jnp.float32), (20, 20))), -1)
+    np.testing.assert_array_equal(found[0], wanted + [4, 10])
+
+
+def test_maps_of_pixels_are_blurred_and_others_are_not():
+    fine = np.zeros((1, 1, 12, 12))
+    fine[0, 0, 2, 9] = 1.0  # alone; the others together are more once blurred
+    fine[0, 0, 7:10, 3:6] = 0.9
+    args = [(0, 0, 12, 12)], [(12, 12)], (12, 12)
+    assert ask(fine, *args)[0][0, 0].tolist() == [2, 9]
+    assert ask(fine, *args, blur=0.1)[0][0, 0].tolist() == [8, 4]
+    assert ask(fine, *args, blur=0.1, side=24)[0][0, 0].tolist() == [2, 9]
+
+
+def test_a_map_that_is_not_finite_is_refused_by_name():
+    example = Example("000007", None, (6, 6), (Object("cat", (0, 0, 3, 3)),))
+    dataset = Dataset("d", CLASSES, (example,))
+
+    def broken(variables, images, classes):
+        return jnp.full((*classes.shape, 3, 3), jnp.nan)
+
+    game = PointingGame(
+        dataset, {"fine": lambda v, x, c: jnp.ones((*c.shape, 3, 3)), "bad": broken}
+    )
+    batch = Batch(np.zeros((1, 6, 6, 3), np.float32), np.ones(1, bool), np.zeros(1, np.int64),
+                  np.array([[0.0, 0, 6, 6]]))  # fmt: skip
+    outputs = jax.device_get(game.compute(None, game.inputs([example], batch)))
+    with pytest.raises(ValueError, match="bad made a map of 000007 that is not finite"):
+        game.records([example], outputs)
+
+
+def test_the_table_has_scores_hits_and_what_was_published():
+    hits = np.array([[[1, 0, 3, 0], [0, 0, 1, 0]], [[0, 1, 1, 0], [0, 0, 0, 0]]])
+    total = np.array([[[2, 1, 3, 0], [1, 0, 1, 0]]] * 2)
+    table = PointingTable(
+        "VOC2007 test", CLASSES, {"c-mwp": "c-MWP", "centre": "centre"},
+        pointing.Counts(hits, total), 4, published={"c-mwp": (79.9, 66.5)},
+        published_for="VGG16",
+    )  # fmt: skip
+    text = str(table)
+    assert "4 images, 6 pairs, 2 difficult; within 15 px" in text
+    assert "c-MWP   50.0  (4/6)       50.0  (1/2)       79.9 / 66.5" in text
+    assert "centre  44.4  (2/6)        0.0  (0/2)\n" in text
+    assert "cow  3 / 3   1 / 3" in text and "owl" not in text
+    assert '"all": 0.5' in table.json()
+
+
+@pytest.mark.parametrize("tolerance", [-1, math.nan, math.inf])
+def test_a_tolerance_that_makes_no_sense_is_refused(tolerance):
+    with pytest.raises(ValueError, match="tolerance must be finite"):
+        Rules(tolerance)
+
+
+def test_records_that_are_not_done_are_not_counted():
+    with pytest.raises(ValueError, match="a record is not done"):
+        pointing.count([np.zeros((1, 1, 1), np.uint8)])
+    with pytest.raises(ValueError, match="there are no records"):
+        pointing.count([])
