@@ -39,8 +39,8 @@ BLUR = 0.02
 STEPS = {
     "smoothgrad": ({"samples": 25}, 25, 0),
     "integrated-gradients": ({"steps": 32}, 32, 0),
-    "rise": ({"masks": 500}, 500, 1),
-    "feedback": ({"iterations": 10}, 10, 3),
+    "rise": ({"masks": 500}, 500, 0),
+    "feedback": ({"iterations": 10}, 10, 2),
 }
 
 Grids = list[tuple[np.ndarray, np.ndarray]]
