@@ -100,6 +100,9 @@ class MobileNetV2(nn.Module):
 def preprocess(image: Image | np.ndarray, size: tuple[int, int] = (224, 224)) -> jax.Array:
     """The network's input for one picture: warped to `size` (bilinear), RGB / 127.5 - 1.
 
+    The whole picture, as the pointing game wants it. More is recognised in the middle of a picture
+    in its own shape (docs/models.md): the registry's `preprocessing`.
+
     Args:
         image: a PIL image, which is converted to RGB, or uint8 (H, W, 3) in RGB.
         size: (height, width) of the result. The weights were trained at 224x224.

@@ -191,8 +191,7 @@ _SPECS = (
         load_npz=mobilenet_v1.load_npz,
     ),
     ModelSpec(
-        "mobilenet_v2", "mobilenet_v2", mobilenet_v2.MobileNetV2,
-        symmetric_rgb(resize=224, crop=None, warp=True),
+        "mobilenet_v2", "mobilenet_v2", mobilenet_v2.MobileNetV2, symmetric_rgb(),
         load_npz=mobilenet_v2.load_npz,
     ),
     _cifar(20),
