@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         help="objects that VOC flags as difficult do not count",
     )
     numbers = {
-        "--steps": 90,
+        "--steps": 180,
         "--batch": BATCH,
         "--seed": 0,
         "--learning-rate": 0.01,
