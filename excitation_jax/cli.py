@@ -1,4 +1,4 @@
-"""The command `excitation-jax`: demo, explain, compare, layers and import-weights.
+"""The command `excitation-jax`: demo, explain, compare, eval, layers and import-weights.
 
 Here are the arguments, the progress bar and the errors; what the commands do is in `commands`,
 which imports JAX and is only imported to run one: --help and a typing error answer at once.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import __version__
+from . import __version__, cli_evaluation
 from .class_names import MOST_TARGETS
 
 PROGRAM = "excitation-jax"
@@ -43,6 +43,7 @@ METHODS = (
 _EXTRAS = {
     "PIL": "plots", "rich": "plots", "matplotlib": "plots", "sklearn": "data",
     "safetensors": "weights", "google": "weights", "huggingface_hub": "hub",
+    "grain": "eval", "pycocotools": "eval", "tensorstore": "eval",
 }  # fmt: skip
 
 _NETWORKS = "the network: %(choices)s"
@@ -182,6 +183,9 @@ def _parser() -> _Parser:
             """,
         )
     )
+    evaluation = command("eval", 0, cli_evaluation.SUMMARY, cli_evaluation.DESCRIPTION)
+    evaluation.set_defaults(command="evaluate")  # eval is Python's own
+    cli_evaluation.add(evaluation, MODELS, _WEIGHTS, lambda p: _add_debug(p, argparse.SUPPRESS))
     layers = command(
         "layers",
         3,
@@ -316,7 +320,7 @@ def _add_question(parser: _Parser, suffix: str) -> None:
     )
 
 
-def _add_debug(parser: _Parser, default: bool | str) -> None:
+def _add_debug(parser: argparse.ArgumentParser, default: bool | str) -> None:
     parser.add_argument(
         "--debug",
         action="store_true",
@@ -334,9 +338,10 @@ def _add_model(parser: argparse.ArgumentParser, weights_help: str) -> None:
 def _progress(steps: int) -> Iterator[Callable[[str], None]]:
     """Yields a function that names the next of `steps` steps in a progress bar.
 
-    The bar is on stderr and gone when done; there is none where stderr is no terminal.
+    The bar is on stderr and gone when done; there is none where stderr is no terminal, and none for
+    0 steps: such a command has its own.
     """
-    if not sys.stderr.isatty():
+    if not steps or not sys.stderr.isatty():
         yield lambda name: None
         return
     try:

@@ -1,4 +1,4 @@
-"""What the commands do: demo, explain, compare, layers and import-weights.
+"""What the commands do: demo, explain, compare, eval, layers and import-weights.
 
 Each takes the parsed arguments and `announce`, which it tells what it is about to do, and
 returns the text to print. `cli` imports this module once it knows that a command will run.
@@ -131,6 +131,18 @@ def compare(arguments: argparse.Namespace, announce: Announce) -> str:
     from . import comparison
 
     return comparison.compare(arguments, announce)
+
+
+def evaluate(arguments: argparse.Namespace, announce: Announce) -> str:
+    """Plays an experiment on a data set, or what is left of it; returns its table.
+
+    arguments: experiment (str) and those of `cli_evaluation`.
+
+    Raises ValueError or OSError for anything wrong with them, ImportError for a missing extra.
+    """
+    from .evaluation import command
+
+    return {"pointing": command.pointing_game}[arguments.experiment](arguments)
 
 
 def layers(arguments: argparse.Namespace, announce: Announce) -> str:

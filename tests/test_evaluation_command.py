@@ -1,0 +1,166 @@
+"""`excitation-jax eval`: its tables, what it continues, and how it refuses bad input."""
+
+import argparse
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from data_files import annotation_xml, object_xml, real, write, write_photograph
+
+from excitation_jax import cli, data, models, weight_files
+from excitation_jax.evaluation import command
+
+DIGITS = ["--data", "digits", "--model", "digits", "--limit", "4", "--batch", "4"]
+
+
+def evaluate(capsys, *arguments):
+    """What `eval pointing` prints for these arguments."""
+    code = cli.main(["eval", "pointing", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    assert err == ""
+    return out
+
+
+def refusal(capsys, *arguments):
+    """The one line on stderr with which the command refuses these arguments."""
+    assert cli.main(["eval", *map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("excitation-jax") and err.count("\n") == 1
+    return err
+
+
+def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
+    call = [*DIGITS, "--methods", "mwp", "--out", tmp_path / "run"]
+    out = evaluate(capsys, *call)
+    assert "pointing game, digit scenes test: 4 images" in out and "wrote " in out
+    content = (tmp_path / "run" / "pointing.json").read_bytes()
+    found = json.loads(content)
+    assert list(found["methods"]) == ["mwp", "centre"]
+    assert found["methods"]["mwp"]["all"] > 0.8 > found["methods"]["centre"]["all"]
+    pairs = sum(len(e.categories()) for e in command._dataset(namespace("digits", limit=4)))
+    counted = found["methods"]["mwp"]["categories"].values()
+    assert sum(category["pairs"] for category in counted) == pairs
+    # Nothing is left to do, and the files are the same.
+    (tmp_path / "run" / "pointing.json").unlink()
+    assert evaluate(capsys, *call) == out
+    assert (tmp_path / "run" / "pointing.json").read_bytes() == content
+    error = refusal(capsys, "pointing", *call, "--tolerance", "10")
+    assert "holds records of other settings (rules was " in error
+    (tmp_path / "run" / "records" / "c" / "0" / "0" / "0").write_bytes(b"?")
+    assert "c/0/0/0 are damaged: remove the file" in refusal(capsys, "pointing", *call)
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """Three photographs in VOC's layout, and a list of what is difficult in them."""
+    folder, flag = tmp_path / "VOC2007", "<difficult>1</difficult>"
+    objects = {
+        "a": [object_xml("cat", (1, 1, 10, 8)), object_xml("dog", (20, 15, 30, 29))],
+        "b": [object_xml("dog", (1, 1, 40, 30))],
+        "c": [object_xml("cow", (35, 2, 39, 6), flag)],
+    }
+    for seed, (name, own) in enumerate(objects.items()):
+        write(folder / f"Annotations/{name}.xml", annotation_xml(*own))
+        write_photograph(folder / f"JPEGImages/{name}.jpg", seed)
+    write(folder / "ImageSets/Main/test.txt", "a\nb\nc\n")
+    dog = data.VOC_CLASSES.index("dog")
+    lines = [f"{key}\t" + "\t".join("1" if c == dog else "0" for c in range(20)) for key in "abc"]
+    write(tmp_path / "list.txt", "\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Of a small network for VOC's classes, at random."""
+    rng = np.random.default_rng(0)
+    expected = models.get("cifar_resnet20").expected(20)
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.uniform(0.1, 0.2, leaf.shape), leaf.dtype), expected
+    )
+    metadata = {"model": "cifar_resnet20", "num_classes": 20}
+    weight_files.save(tmp_path / "weights", variables, metadata)
+    return tmp_path / "weights"
+
+
+def test_voc_by_both_rules_with_a_checkpoint_of_20_classes(capsys, tmp_path, voc, weights):
+    call = ["--data", "voc", "--folder", voc, "--split", "test", "--model", "cifar_resnet20",
+            "--weights", weights, "--methods", "mwp@auto,cam", "--batch", "3"]  # fmt: skip
+    out = evaluate(capsys, *call, "--out", tmp_path / "paper", "--tolerance", "3")
+    assert "3 images, 4 pairs, 2 difficult; within 3 px" in out and "MWP at auto" in out
+    found = json.loads((tmp_path / "paper" / "pointing.json").read_text())
+    assert list(found["methods"]) == ["mwp@auto", "cam", "centre"]
+    centre = found["methods"]["centre"]
+    # At (14.5, 19.5): in b's dog, half a pixel from a's; far from cat and cow.
+    assert centre["all"] == pytest.approx(1 / 3) and centre["difficult"] == 0.5
+    assert centre["categories"]["dog"] == {
+        "hits": 2, "pairs": 2, "difficult_hits": 1, "difficult_pairs": 1
+    }  # fmt: skip
+    out = evaluate(capsys, *call, "--out", tmp_path / "torchray", "--rules", "torchray",
+                   "--difficult", tmp_path / "list.txt", "--tolerance", "3")  # fmt: skip
+    assert "2 images, 3 pairs, 2 difficult; below 3 px" in out
+    found = json.loads((tmp_path / "torchray" / "pointing.json").read_text())
+    assert found["methods"]["centre"]["all"] == 1 / 20  # the dogs; 18 classes are absent
+
+
+def namespace(kind, **changed):
+    own = {"data": kind, "folder": None, "split": None, "classes": "own", "limit": None}
+    return argparse.Namespace(**{**own, **changed})
+
+
+def test_coco_in_its_own_classes_and_in_those_of_voc():
+    own = {"folder": real("coco_mini"), "split": "train2017"}
+    dataset = command._dataset(namespace("coco", limit=5, **own))
+    assert len(dataset) == 5 and dataset.masks and "couch" in dataset.classes
+    dataset = command._dataset(namespace("coco", classes="voc", **own))
+    assert dataset.classes == data.VOC_CLASSES and len(dataset) == 147
+
+
+OUT = ["--out", "run"]
+VOC = ["--data", "voc", "--folder", "none", "--split", "test", "--model", "mobilenet_v2", *OUT]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "EXPERIMENT"),
+        (["pointing", *DIGITS], "--out"),
+        (["pointing", "--data", "voc", "--model", "digits", *OUT], "needs --folder DIR and --spl"),
+        (["pointing", *VOC], "there is no split none/ImageSets/Main/test.txt"),
+        (["pointing", *DIGITS, *OUT, "--folder", "x"], "is made in memory: leave --folder out"),
+        (["pointing", *DIGITS, *OUT, "--split", "val"], "leave --split out"),
+        (["pointing", *DIGITS, *OUT, "--weights", "x"], "leave --weights out"),
+        (["pointing", *DIGITS, *OUT, "--limit", "0"], "--limit must be positive, got 0"),
+        (["pointing", *DIGITS, *OUT, "--batch", "0"], "--batch and --threads must be positive"),
+        (["pointing", *DIGITS, *OUT, "--blur", "-1"], "--blur must not be negative"),
+        (["pointing", *DIGITS, *OUT, "--tolerance", "nan"], "tolerance must be finite"),
+        (["pointing", *DIGITS, *OUT, "--methods", "mpw"], "no method named 'mpw': did you"),
+        (["pointing", *DIGITS, *OUT, "--methods", ","], "--methods names none: mwp, "),
+        (["pointing", *DIGITS, *OUT, "--methods", "mwp@x"], "mwp@x on digits: "),
+        (["pointing", *DIGITS, *OUT, "--methods", "rise@x"], "rise is not read at a layer"),
+        (["pointing", *DIGITS, *OUT, "--difficult", "none"], "there is no list of difficult"),
+        (["pointing", *DIGITS, *OUT, "--process", "1"], "--process belong together"),
+        (["pointing", "--data", "digits", "--model", "vgg16", *OUT], "vgg16 needs --weights"),
+    ],
+)  # fmt: skip
+def test_a_wrong_argument_is_one_line_and_nothing_is_written(
+    capsys, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert message in refusal(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_of_other_classes_is_refused(capsys, voc, tmp_path):
+    call = ["--data", "voc", "--folder", voc, "--split", "test", "--model", "digits"]
+    error = refusal(capsys, "pointing", *call, "--out", tmp_path / "run")
+    assert "digits with these weights has 10 outputs, VOC2007 test has 20 classes: give" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_shows_how_to_begin(capsys):
+    for arguments in (["eval", "--help"], ["eval", "pointing", "--help"]):
+        assert cli.main(arguments) == 0
+        assert "excitation-jax eval pointing --data digits" in capsys.readouterr().out
