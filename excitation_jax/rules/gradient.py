@@ -14,6 +14,8 @@ from jax import lax
 from .. import _compat
 from ..rectifiers import rectified
 from .control_flow import Within
+from .pooling import Winner
+from .pooling import Winner
 from .rule import Call, Flow, Plan, Refuse, Rule, Site, Through
 from .ruleset import RuleSet
 from .structure import Move
@@ -29,8 +31,10 @@ class OwnGradient(Rule):
         op = site.op
         if any(v.inexact and not v.floating for v in (*op.inputs, *op.outputs)):
             return Refuse("it computes with complex numbers, and signals are real")
-        # Integers have no slope: nothing reaches what they were computed from.
-        sources = tuple(i for i in site.signals if op.inputs[i].floating)
+        # Integers have no slope: nothing reaches what they were computed from. Nor does anything
+        # pass a stop_gradient: where slopes above it are infinite, 0 of them would be NaN.
+        stops = op.primitive is lax.stop_gradient_p
+        sources = tuple(i for i in site.signals if op.inputs[i].floating and not stops)
         if op.primitive in _CASTS and sources:
             return Through(op.inputs[0])  # in the signal's own precision
         return Flow(sources)
@@ -89,7 +93,12 @@ _CASTS = frozenset([lax.convert_element_type_p, lax.reduce_precision_p])
 def _gradient_rules(name: str, rectifier: Rectifier) -> RuleSet:
     families: list[tuple[Rule, tuple[_compat.Primitive, ...]]] = [
         (rectifier, (lax.max_p,)),
+        # JAX's own divides by the number of elements that equal the maximum: see pooling.py.
+        (Winner(), (lax.reduce_max_p, lax.reduce_min_p)),
         (Within(), (_compat.scan_p, _compat.while_p, _compat.cond_p, _compat.shard_map_p)),
+        # The gradient in JAX divides by the number of elements equal to the maximum. XLA may round
+        # twice in different ways, and then it is none.
+        (Winner(), (lax.reduce_max_p, lax.reduce_min_p)),
         # What moves elements is its own gradient without keeping its operands.
         (Move(), (lax.reshape_p, lax.transpose_p, lax.squeeze_p, lax.broadcast_in_dim_p)),
         (Move(), (lax.slice_p, lax.pad_p, lax.concatenate_p, lax.rev_p, _compat.pvary_p)),
