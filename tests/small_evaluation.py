@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -23,10 +24,13 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from excitation_jax import methods
 from excitation_jax.data.scenes import digit_scenes
 from excitation_jax.evaluation import pointing, runner
+from excitation_jax.evaluation.points import Questions
 from excitation_jax.evaluation.store import Store
 from excitation_jax.evaluation.tables import PointingTable
 from excitation_jax.models import Preprocessing
@@ -50,22 +54,26 @@ def variables():
     return {"conv": conv, "head": rng.normal(size=(6, 10)).astype(np.float32)}
 
 
-def evaluate(directory: Path, pause: float = 0.0) -> None:
-    """Does what is left, and writes DIRECTORY.txt once all is done."""
-
+def game() -> pointing.PointingGame:
     def mwp(params, x, classes):
         return methods.mwp(model, params, x, classes, layer=None)
 
     def red(params, x, classes):
         return jnp.tile(x[:, None, ..., 0], (1, classes.shape[1], 1, 1))
 
-    game = pointing.PointingGame(DATASET, {"mwp": mwp, "red": red})
+    return pointing.PointingGame(DATASET, {"mwp": mwp, "red": red})
+
+
+def evaluate(directory: Path, pause: float = 0.0) -> None:
+    """Does what is left, and writes DIRECTORY.txt once all is done."""
+    played = game()
+
     store = Store(
-        directory, {"data": DATASET.name}, count=SCENES, shape=game.shape, dtype="uint8",
+        directory, {"data": DATASET.name}, count=SCENES, shape=played.shape, dtype="uint8",
         batch=BATCH,
     )  # fmt: skip
     complete = runner.run(
-        game, jax.tree.map(jnp.asarray, variables()), DATASET, OWN, store,
+        played, jax.tree.map(jnp.asarray, variables()), DATASET, OWN, store,
         on_progress=lambda done, total: time.sleep(pause),
     )  # fmt: skip
     if complete:
@@ -126,6 +134,23 @@ def on_eight_devices(directory: Path) -> None:
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
     assert jax.local_device_count() == 8
     evaluate(directory)
+    # As many images a device: as much work for each, and nothing to say to the others.
+    (one, _), (each, text) = (cost(devices) for devices in (1, 8))
+    assert all(each[what] < 1.1 * one[what] for what in ("flops", "bytes accessed")), (one, each)
+    assert not re.search("all-(gather|reduce|to-all)|reduce-scatter|collective", text)
+
+
+def cost(devices: int) -> tuple[dict, str]:
+    """XLA's analysis of what one of some devices does with two images each, and the program."""
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("batch",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, P("batch"))
+
+    def array(*shape: int, dtype: type = np.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((2 * devices, *shape), dtype, sharding=rows)
+
+    asked = Questions(array(96, 96, 3), array(4, dtype=np.int32), array(4), array(2))
+    program = runner.compiled(game(), mesh).lower(variables(), asked).compile()
+    return program.cost_analysis(), program.as_text()
 
 
 def as_process(directory: Path, index: int, port: int) -> None:

@@ -98,6 +98,11 @@ def test_voc_by_both_rules_with_a_checkpoint_of_20_classes(capsys, tmp_path, voc
     assert centre["categories"]["dog"] == {
         "hits": 2, "pairs": 2, "difficult_hits": 1, "difficult_pairs": 1
     }  # fmt: skip
+    (tmp_path / "short.txt").write_text((tmp_path / "list.txt").read_text()[:41])  # without b and c
+    error = refusal(capsys, "pointing", *call, "--out", tmp_path / "short",
+                    "--difficult", tmp_path / "short.txt")  # fmt: skip
+    assert "the list of difficult images does not have b" in error
+    assert not (tmp_path / "short").exists()
     out = evaluate(capsys, *call, "--out", tmp_path / "torchray", "--rules", "torchray",
                    "--difficult", tmp_path / "list.txt", "--tolerance", "3")  # fmt: skip
     assert "2 images, 3 pairs, 2 difficult; below 3 px" in out

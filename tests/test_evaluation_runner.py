@@ -19,7 +19,7 @@ PLAIN = Preprocessing((0.0,) * 3, resize=(2, 3), crop=None, warp=True)
 
 
 def test_killed_or_sharded_or_shared_the_table_is_the_same_byte_for_byte(tmp_path):
-    """Five kills by SIGKILL; eight devices; two processes by jax.distributed."""
+    """Five kills by SIGKILL; eight devices, which share the work; two processes."""
     call = [sys.executable, PROGRAM, tmp_path / "out", "5", "1"]
     done = subprocess.run(call, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr

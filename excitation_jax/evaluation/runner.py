@@ -8,7 +8,6 @@ they need a file system in common, but nothing that they compute depends on anot
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -105,7 +104,7 @@ def run(
     progress(done, total)
 
     chosen = Mesh(np.array(devices or jax.local_devices()), ("batch",), axis_types=(AxisType.Auto,))
-    compute = _compiled(experiment, chosen)
+    compute = compiled(experiment, chosen)
     variables = jax.device_put(variables, NamedSharding(chosen, P()))
     waiting: tuple[int, list[Example], Any] | None = None
 
@@ -129,15 +128,22 @@ def run(
     return all(store.is_done(turn) for turn in range(len(store)))
 
 
-def _compiled(experiment: Experiment, mesh: Mesh) -> Callable[[Any, Any], Any]:
+def compiled(experiment: Experiment, mesh: Mesh) -> Any:
+    """``compute(variables, inputs)`` of an experiment for the devices of a mesh, jitted.
+
+    Each device has its own rows and does what it would do alone: left to itself, XLA's partitioner
+    gathers the rows of grouped convolutions, and all devices do the work of all.
+    """
+
+    def compute(variables: Any, inputs: Any) -> Any:
+        return experiment.compute(variables, inputs)
+
+    own_rows = P("batch")
     return jax.jit(
-        functools.partial(_call, experiment),
-        out_shardings=NamedSharding(mesh, P("batch")),
+        jax.shard_map(
+            compute, mesh=mesh, in_specs=(P(), own_rows), out_specs=own_rows, check_vma=False
+        )
     )
-
-
-def _call(experiment: Experiment, variables: Any, inputs: Any) -> Any:
-    return experiment.compute(variables, inputs)
 
 
 def _in_shards(inputs: Any, mesh: Mesh) -> Any:
