@@ -283,12 +283,16 @@ def constant_reader(value: Value, rank: int, facts: FactTable) -> Callable[[Read
         return lambda read: jnp.full((1,) * rank, value.literal)
     producer = facts[value].producer
     if producer is not None and producer.primitive is lax.broadcast_in_dim_p:
-        (inner,) = producer.inputs[:1]
-        shape = [1] * rank
-        for position, dim in enumerate(producer.params["broadcast_dimensions"]):
-            shape[dim] = inner.shape[position]
+        inner, dims = producer.inputs[0], producer.params["broadcast_dimensions"]
         before = constant_reader(inner, len(inner.shape), facts)
-        return lambda read: before(read).reshape(shape)
+
+        def spread(read: Read) -> jax.Array:
+            found, shape = before(read), [1] * rank
+            for position, dim in enumerate(dims):
+                shape[dim] = found.shape[position]
+            return found.reshape(shape)
+
+        return spread
     missing = rank - len(value.shape)
     return lambda read: jnp.reshape(read(value), (1,) * missing + value.shape)
 
