@@ -15,7 +15,6 @@ from .. import _compat
 from ..rectifiers import rectified
 from .control_flow import Within
 from .pooling import Winner
-from .pooling import Winner
 from .rule import Call, Flow, Plan, Refuse, Rule, Site, Through
 from .ruleset import RuleSet
 from .structure import Move
@@ -96,9 +95,6 @@ def _gradient_rules(name: str, rectifier: Rectifier) -> RuleSet:
         # JAX's own divides by the number of elements that equal the maximum: see pooling.py.
         (Winner(), (lax.reduce_max_p, lax.reduce_min_p)),
         (Within(), (_compat.scan_p, _compat.while_p, _compat.cond_p, _compat.shard_map_p)),
-        # The gradient in JAX divides by the number of elements equal to the maximum. XLA may round
-        # twice in different ways, and then it is none.
-        (Winner(), (lax.reduce_max_p, lax.reduce_min_p)),
         # What moves elements is its own gradient without keeping its operands.
         (Move(), (lax.reshape_p, lax.transpose_p, lax.squeeze_p, lax.broadcast_in_dim_p)),
         (Move(), (lax.slice_p, lax.pad_p, lax.concatenate_p, lax.rev_p, _compat.pvary_p)),
