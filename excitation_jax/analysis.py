@@ -174,16 +174,20 @@ def analyse(
     rules: RuleSet,
     *,
     contrastive: bool = False,
+    facts: FactTable | None = None,
 ) -> Plan:
     """Plans the backward pass from the program's outputs to the explained inputs.
 
     Operations without a rule are kept in ``refused``; see `Plan.require_rules`.
 
+    Args:
+      facts: those of the program, where they are known.
+
     Raises:
       ValueError: no output depends on the explained input, or a contrastive pass finds no
         affine operation.
     """
-    plan = Plan(program, FactTable(program, tuple(explained)))
+    plan = Plan(program, facts or FactTable(program, tuple(explained)))
     outputs = {value for value in program.outputs if value.literal is None}
     plan.reached = {value for value in outputs if plan.facts[value].active and value.floating}
     if not plan.reached:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -14,11 +14,12 @@ import numpy as np
 from jax import lax
 
 from . import _compat
-from .analysis import Plan
+from .analysis import Plan, analyse
 from .geometry import Geometry
 from .owners import values_of_owners
 from .program import Op, Program, Value
 from .rules.rule import Flow
+from .rules.ruleset import EXCITATION
 
 #: IJCV18, Sec. 6.1.3: below about 14x14 of 224 pixels the localisation suffers.
 LARGEST_AUTO_STRIDE = 16
@@ -77,32 +78,28 @@ class LayerTable(list[Layer]):
 
 
 def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
-    """All layers of a planned program, in the order in which they are computed."""
+    """All layers of a planned program, in the order in which they are computed.
+
+    A name means the same value whatever the rules are, and so do "auto", "last" and "top": those
+    that Excitation Backprop's rules give come first, and then those of what only these rules reach
+    (gates, for the gradient).
+    """
     named: dict[Value, str] = {}
     counts: dict[str, int] = {}
-
     aliases: dict[str, Value] = {}
-
-    def add(name: str, value: Value) -> None:
-        counts[name] = counts.get(name, 0) + 1
-        full = name if counts[name] == 1 else f"{name}#{counts[name]}"
-        aliases.setdefault(full, value)
-        named.setdefault(value, full)
-
     every = list(plan.program.all_ops(sharded=False))
-    for _, op in every:
-        if op.primitive is _compat.name_p and op.outputs[0] in plan.reached:
-            add(op.params["name"], op.outputs[0])
-    programs = dict.fromkeys([plan.program, *(program for program, _ in every)])
-    for program in programs:
-        for name, value in (*_module_values(plan, program), *values_of_owners(plan, program)):
-            add(name, value)
-    for program, op in every:
-        label = _operation_label(plan, program, op)
-        if label is not None:
-            add("/".join((*program.module_scopes(op), label)), op.outputs[0])
+    standard = analyse(plan.program, plan.facts.explained, EXCITATION, facts=plan.facts)
+    for names in (_names(standard, every), _names(plan, every)):
+        before = frozenset(named)
+        for name, value in names:
+            if value not in before:
+                counts[name] = counts.get(name, 0) + 1
+                full = name if counts[name] == 1 else f"{name}#{counts[name]}"
+                aliases.setdefault(full, value)
+                named.setdefault(value, full)
     table = LayerTable()
-    for value in (value for _, op in every for value in op.outputs if value in named):
+    read = (value for _, op in every for value in op.outputs if value in plan.reached)
+    for value in (value for value in read if value in named):
         bound, steps = plan.facts[value].interval.low, value.steps
         spatial = tuple(len(steps) + axis for axis in geometry.spatial(value))
         table.append(
@@ -113,15 +110,33 @@ def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
         )  # fmt: skip
     by_value = {layer.value: layer for layer in table}
     table.aliases = {
-        name: by_value[value] for name, value in aliases.items() if named[value] != name
+        name: by_value[value]
+        for name, value in aliases.items()
+        if named[value] != name and value in by_value
     }
-    table.auto = _choose_automatically(table, plan)
-    crossed, below = plan.crossed_by_every_path(), plan.below(plan.contrasted)
-    # Class activation maps are read at these, before global pooling, whatever the stride.
-    with_positions = [x for x in table if x.spatial_axes and x.value in crossed]
-    table.top = with_positions[-1] if with_positions else None
-    table.last = next((x for x in reversed(with_positions) if x.value in below), None)
+    for paths in (standard, plan):
+        crossed, below = paths.crossed_by_every_path(), paths.below(paths.contrasted)
+        table.auto = table.auto or _choose_automatically(table, paths)
+        # Class activation maps are read at these, before global pooling, whatever the stride.
+        with_positions = [x for x in table if x.spatial_axes and x.value in crossed]
+        table.top = table.top or (with_positions[-1] if with_positions else None)
+        last = next((x for x in reversed(with_positions) if x.value in below), None)
+        table.last = table.last or last
     return table
+
+
+def _names(plan: Plan, every: Sequence[tuple[Program, Op]]) -> Iterator[tuple[str, Value]]:
+    """(name, value) of all that has one, the best name first; a name may come several times."""
+    for _, op in every:
+        if op.primitive is _compat.name_p and op.outputs[0] in plan.reached:
+            yield op.params["name"], op.outputs[0]
+    for program in dict.fromkeys([plan.program, *(program for program, _ in every)]):
+        yield from _module_values(plan, program)
+        yield from values_of_owners(plan, program)
+    for program, op in every:
+        label = _operation_label(plan, program, op)
+        if label is not None:
+            yield "/".join((*program.module_scopes(op), label)), op.outputs[0]
 
 
 def input_layers(plan: Plan, geometry: Geometry, explained: Sequence[Value]) -> list[Layer]:

@@ -285,6 +285,26 @@ def maps_at(apply: Callable, params: Any, layer: str) -> jax.Array:
     return ej.attention_map(apply, params, X, 1, layer=layer)
 
 
+def gated(p: dict, x: jax.Array) -> jax.Array:
+    """The first of the ReLUs that have no name lies in a gate, which only the gradient reaches."""
+    x = jnp.tanh(conv(x, p["low"], 2))
+    gate = jax.nn.sigmoid(jax.nn.relu(x.mean((1, 2)) @ p["head"]) @ p["head"].T)
+    x = jax.nn.relu(x * gate[:, None, None])
+    return jax.nn.relu(conv(x, p["high"])).mean((1, 2)) @ p["head"]
+
+
+def test_a_name_is_the_same_layer_for_every_method() -> None:
+    sets = (ej.EXCITATION, methods.GRADIENT, methods.LRP_EPSILON)
+    tables = [ej.layers(gated, PARAMS, X, rules=rules) for rules in sets]
+    named = [{layer.name: (layer.shape, layer.lower_bound) for layer in table} for table in tables]
+    assert named[0].items() < named[1].items() and named[0].items() <= named[2].items()
+    assert named[1]["relu"] == named[1]["relu#2"] and named[1]["relu#3"][0] == (2, 4)
+    for special in ("auto", "last", "top"):
+        assert len({getattr(table, special).name for table in tables}) == 1
+    shapes = {explain(name, gated, PARAMS, X, 0, layer="relu").shape for name in ("mwp", "lrp")}
+    assert shapes == {explain("gradient", gated, PARAMS, X, 0, layer="relu").shape}
+
+
 def test_a_map_of_the_input_itself() -> None:
     mwp = ej.excitation_vjp(network, PARAMS, X, TARGETS).mwp.sum(-1)
     found = ej.attention_map(network, PARAMS, X, TARGETS, layer=None, contrastive=False)
