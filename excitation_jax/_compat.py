@@ -16,7 +16,7 @@ import jax
 from jax import lax
 from jax.extend import core, source_info_util
 from jax.extend.core import primitives
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 Primitive = core.Primitive
 Literal = core.Literal
@@ -52,7 +52,17 @@ def _primitives_of_shard_map() -> tuple[Primitive, Primitive, Primitive]:
     return outer.primitive, psum.primitive, pvary.primitive
 
 
+def _primitive_of_reshard() -> Primitive:
+    """What brings numbers onto the mesh of what comes out of a shard_map; not exported either."""
+    mesh = AbstractMesh((1,), ("axis",), axis_types=(AxisType.Explicit,))
+    sharding = NamedSharding(mesh, PartitionSpec("axis"))
+    example = jax.ShapeDtypeStruct((1,), "float32")
+    (eqn,) = jax.make_jaxpr(lambda x: jax.reshard(x, sharding))(example).jaxpr.eqns
+    return eqn.primitive
+
+
 shard_map_p, psum_invariant_p, pvary_p = _primitives_of_shard_map()
+reshard_p = _primitive_of_reshard()
 
 
 def existing(*names: str) -> tuple[Primitive, ...]:

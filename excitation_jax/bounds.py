@@ -199,7 +199,7 @@ _SAME_VALUES = frozenset(
         lax.reshape_p, lax.transpose_p, lax.slice_p, lax.broadcast_in_dim_p, lax.gather_p,
         lax.squeeze_p, lax.rev_p, lax.dynamic_slice_p, lax.reduce_max_p, lax.reduce_min_p,
         lax.sort_p, lax.cummax_p, lax.cummin_p, lax.reduce_window_max_p, lax.reduce_window_min_p,
-        _compat.pvary_p, *_compat.existing("split", "tile", "unstack"),
+        _compat.pvary_p, _compat.reshard_p, *_compat.existing("split", "tile", "unstack"),
     ]
 )  # fmt: skip
 _JOINED = frozenset([lax.concatenate_p, lax.pad_p, *_compat.existing("stack")])

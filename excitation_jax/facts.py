@@ -357,4 +357,6 @@ def _always(number: Any) -> Callable[[Any], Any]:
 _CARRIES_GATES = frozenset(
     [lax.reshape_p, lax.transpose_p, lax.broadcast_in_dim_p, lax.squeeze_p, lax.slice_p]
 ) | frozenset(_compat.existing("tile"))
-_COPIES = frozenset([lax.broadcast_in_dim_p, lax.convert_element_type_p, _compat.pvary_p])
+_COPIES = frozenset(
+    [lax.broadcast_in_dim_p, lax.convert_element_type_p, _compat.pvary_p, _compat.reshard_p]
+)

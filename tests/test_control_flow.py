@@ -242,6 +242,7 @@ def test_a_choice_for_each_example() -> None:
     np.testing.assert_allclose(found[1](prior)[0], wanted[1](prior)[0], rtol=1e-5, atol=1e-7)
 
 
+MESH = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Auto,))
 MASK = np.array([True, False, True, True, False, True])
 SCALE = jax.random.normal(KEYS[5], (12,))
 WITH_CONSTANTS: dict[str, Callable] = {
@@ -264,11 +265,18 @@ def test_constants_meet_the_signal_inside_shard_map(name: str) -> None:
         h = WITH_CONSTANTS[name](x)
         return jnp.tanh(h) @ weights[: h.shape[1]]
 
-    mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Auto,))
-    sharded = jax.shard_map(part, mesh=mesh, in_specs=P("d"), out_specs=P("d"))
+    sharded = jax.shard_map(part, mesh=MESH, in_specs=P("d"), out_specs=P("d"))
     p = jnp.array([[0.2, 0.1, 0.3], [0.1, 0.1, 0.2]])
     found, wanted = (jax.vjp(ej.excite(f), X)[1](p)[0] for f in (sharded, part))
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_numbers_are_known_behind_shard_map() -> None:
+    """JAX brings them onto the mesh of what comes out of it."""
+    slope, spec = jax.grad(lambda x: jnp.tanh(x).sum()), P("d")
+    mapped = jax.shard_map(lambda x: x @ W[0], mesh=MESH, in_specs=spec, out_specs=spec)
+    report = ej.explain_rules(lambda x: slope(mapped(x)), X)
+    assert report.rows[-1].lower_bound == pytest.approx(0, abs=1e-6)
 
 
 def test_a_while_loop_of_unknown_length_is_refused() -> None:
