@@ -207,6 +207,7 @@ def _methods(
     functions: dict[str, MapFunction] = {}
     titles: dict[str, str] = {}
     image = jax.ShapeDtypeStruct((1, *model.preprocessing.size, 3), jnp.float32)
+    classes = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     for given in filter(None, map(str.strip, arguments.methods.split(","))):
         name, _, layer = given.partition("@")
         method = methods.get(name)
@@ -215,7 +216,7 @@ def _methods(
         layer = layer or model.layers.get(method.name, "")
         function = functools.partial(_maps, method, model.apply, {"layer": layer} if layer else {})
         try:
-            jax.eval_shape(function, model.variables, image, jax.ShapeDtypeStruct((1, 1), int))
+            jax.eval_shape(function, model.variables, image, classes)
         except ValueError as error:
             raise ValueError(f"{given} on {arguments.model}: {error}") from error
         key = f"{method.name}@{layer}" if "@" in given else method.name
