@@ -181,10 +181,9 @@ def test_maps_of_a_layer_are_their_formulas(formula: Callable, slopes: dict) -> 
 
 
 def test_the_contrast_of_gradients_is_empty() -> None:
-    for model in (plain, deep):
-        for layer in (None, "features"):
-            found = methods.get("c-gradient").function(model, PARAMS, X, TARGETS, layer=layer)
-            assert not found.any()
+    for layer in (None, "features"):
+        found = methods.get("c-gradient").function(deep, PARAMS, X, TARGETS, layer=layer)
+        assert not found.any()
 
 
 def test_c_deconvnet_is_the_contrast_with_a_negated_head() -> None:
@@ -566,9 +565,3 @@ def test_complex_numbers_are_no_silent_zero() -> None:
         methods.gradient(spectral, PARAMS, X, 0)
     above = ej.excitation_vjp(spectral, PARAMS, X, 0, layer="features", rules=methods.GRADIENT)
     assert above.mwp.any()
-
-
-def test_contrasts_of_everything_sum_to_at_most_one() -> None:
-    for name in ("c-deconvnet", "c-cam", "c-mwp-post-norm"):
-        found = methods.get(name).function(deep, PARAMS, X, TARGETS)
-        assert (found >= 0).all() and (found.sum((-2, -1)) <= 1 + 1e-5).all()

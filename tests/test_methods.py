@@ -27,8 +27,11 @@ AT_THE_INPUT = {
     "deconvnet", "c-deconvnet", "guided-backprop", "lrp", "lrp-epsilon", "lrp-gamma", "lrp-zplus",
     "lrp-alpha-beta", "rise", "feedback",
 }  # fmt: skip
-#: One of those that differ in their rules only.
-DIFFERENT = [name for name in NAMES if not name.startswith("lrp-")]
+#: One of those that differ in their rules, or a line of arithmetic, only.
+DIFFERENT = [
+    "c-mwp", "c-mwp-post-norm", "gradient", "smoothgrad", "integrated-gradients",
+    "guided-backprop", "lrp", "c-cam", "grad-cam", "rise", "feedback", "winner-take-all",
+]  # fmt: skip
 KEYS = jax.random.split(jax.random.key(0), 6)
 PARAMS = {
     "low": jax.random.normal(KEYS[0], (3, 3, 3, 4)) / 3,
