@@ -51,8 +51,8 @@ def deconvnet(
 ) -> jax.Array:
     """DeconvNet (Zeiler and Fergus 2014): a ReLU passes the positive part of the signal.
 
-    Arguments, result and errors are those of `gradient`. ReLUs are the maxima with a constant
-    (`jax.nn.relu`); other activations have their own gradient.
+    Arguments, result and errors are those of `gradient`. ReLUs are the maxima with 0
+    (`jax.nn.relu`; see rectifiers.py); other activations have their own gradient.
     """
     return _largest_slope(model_fn, params, x, target, layer, DECONVNET)
 
