@@ -221,6 +221,7 @@ def score(outputs: jax.Array, p: jax.Array) -> jax.Array:
 # --- the properties -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(check_some, max_examples=80)
 @given(network=networks(), name=st.sampled_from(list(RULES)))
 def test_relevance_of_every_neuron_is_as_defined(network: Network, name: str) -> None:
