@@ -185,7 +185,7 @@ def analyse(
 
     Raises:
       ValueError: no output depends on the explained input, or a contrastive pass finds no
-        affine operation.
+        affine operation, or one whose rule has no contrast.
     """
     plan = Plan(program, facts or FactTable(program, tuple(explained)))
     outputs = {value for value in program.outputs if value.literal is None}
@@ -203,6 +203,13 @@ def analyse(
             raise ValueError(
                 "a contrastive map needs an affine operation (a dense layer or a convolution "
                 "with learned weights) below the output, and this model has none"
+            )
+        without = next((o for o in plan.contrasted if not plan.steps[o].rule.contrasts), None)
+        if without is not None:
+            raise ValueError(
+                f"the rules {rules.name} have no contrast ({plan.steps[without].rule.equation} at "
+                f"{without.source}), which is Excitation Backprop's: give contrastive=False, or "
+                "see excitation_jax.methods.contrastive"
             )
         _, plan.upper = plan.affine_below(program.outputs)
         plan.lower = plan.below(plan.contrasted)

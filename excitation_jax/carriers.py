@@ -19,7 +19,7 @@ from . import _compat
 from .analysis import Plan
 from .hidden import INDICES
 from .orientation import Read
-from .program import Op, Program, Value
+from .program import Op, Program, Value, read_value
 from .rules.rule import Call, Flow, Step, Structure, Through
 
 Arrays = dict[Value, jax.Array]
@@ -54,11 +54,6 @@ def carrier_dtype(value: Value) -> Any:
 def carrier(value: Value) -> jax.Array:
     """The carrier of a value: zeros, differentiated in its place."""
     return _compat.mark_varying(jnp.zeros(value.shape, carrier_dtype(value)), value.varying)
-
-
-def read_value(env: Mapping[Value, Any], value: Value) -> Any:
-    """The array of a value, which may be a literal."""
-    return env[value] if value.literal is None else value.literal
 
 
 def carry_on(run: Evaluation, step: Step, upper: bool, env: Arrays, carried: Carried) -> None:

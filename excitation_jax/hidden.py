@@ -16,7 +16,7 @@ from jax import lax
 
 from . import _compat
 from .facts import FactTable
-from .program import Op, Value
+from .program import Op, Value, read_value
 
 
 class Hidden:
@@ -89,12 +89,12 @@ class Hidden:
         assert op is not None
         if (factor := self._factor(op)) is not None:
             (signal,) = (operand for operand in op.inputs if operand is not factor)
-            return (_array(env, factor) == 0) | self.elements(signal, env)
+            return (read_value(env, factor) == 0) | self.elements(signal, env)
         if facts.parent is not None:
             return self.elements(facts.parent, env)
         indices = INDICES.get(op.primitive, range(0))
         operands = [
-            _array(env, operand) if i in indices else self.elements(operand, env)
+            read_value(env, operand) if i in indices else self.elements(operand, env)
             for i, operand in enumerate(op.inputs)
         ]
         if op.primitive is lax.scatter_p:
@@ -118,10 +118,6 @@ _MOVES = _MASKS | frozenset(
         lax.dynamic_slice_p, lax.concatenate_p, lax.rev_p,
     ]
 )  # fmt: skip
-
-
-def _array(env: Mapping[Value, Any], value: Value) -> Any:
-    return env[value] if value.literal is None else value.literal
 
 
 def _indices(op: Op) -> list[Value]:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import _compat, interpret
-from .carriers import Arrays, Carried, Evaluation, carrier, discounted, metered, read_value
-from .program import Nest, Op, Program, Value
+from .carriers import Arrays, Carried, Evaluation, carrier, discounted, metered
+from .program import Nest, Op, Program, Value, read_value
 from .rules.rule import Step
 
 #: A carrier inside: its phase (see `carriers.Carried`), and its position among the body's

@@ -10,9 +10,9 @@ import jax
 
 from . import _compat, inside
 from .analysis import Plan
-from .carriers import Arrays, Carried, Evaluation, carrier, carry_on, read_value
+from .carriers import Arrays, Carried, Evaluation, carrier, carry_on
 from .orientation import Read
-from .program import Op, Program, Value
+from .program import Op, Program, Value, read_value
 from .rules.rule import Flow, Inside
 
 

@@ -9,7 +9,7 @@ one operation, which holds a program of its own for each function inside.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -42,6 +42,11 @@ class Value:
     @property
     def floating(self) -> bool:
         return bool(jax.numpy.issubdtype(self.dtype, np.floating))
+
+
+def read_value(env: Mapping[Value, Any], value: Value) -> Any:
+    """The array of a value, which may be a literal."""
+    return env[value] if value.literal is None else value.literal
 
 
 @dataclass(eq=False, slots=True)

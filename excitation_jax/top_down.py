@@ -157,4 +157,7 @@ def where_not_finite(params: Any, x: Any) -> str:
     ]
     if bad:
         return f"the model's output is not finite; NaN or inf is in {', '.join(bad[:8])}"
-    return "the model's output is not finite, though params and x are: it overflows inside"
+    return (
+        "the model's output, or what was sent down from it, is not finite, though params and x "
+        "are: it overflows inside"
+    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 import excitation_jax as ej
+from excitation_jax import methods
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 X = jnp.abs(jax.random.normal(KEYS[0], (3, 5)))
@@ -64,3 +66,12 @@ def test_outputs_at_two_depths_are_contrasted_at_their_own_heads() -> None:
     early = share(X, B, P, contrastive=True)
     (found,) = vjp((jnp.asarray(P) / 2, jnp.asarray(P) / 2))
     np.testing.assert_allclose(found, (top + early) / 2, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rules", [methods.GRADIENT, methods.LRP_EPSILON, methods.WINNER_TAKE_ALL])
+def test_rules_without_a_contrast_are_refused(rules: ej.RuleSet) -> None:
+    """They would give the map without one, and say nothing."""
+    weights, x = jnp.eye(3), jnp.ones((1, 3))
+    with pytest.raises(ValueError, match="have no contrast .* give contrastive=False"):
+        ej.excitation_vjp(lambda w, x: x @ w, weights, x, 0, contrastive=True, rules=rules)
+    ej.excitation_vjp(lambda w, x: x @ w, weights, x, 0, rules=rules)

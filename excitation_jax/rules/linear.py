@@ -42,6 +42,7 @@ class Affine(Rule):
     effective: bool = True
     clamped: bool = True
     equation = "R1 affine, Eq. 6"
+    contrasts = True
 
     def plan(self, site: Site) -> Plan:
         if len(site.signals) == 1:

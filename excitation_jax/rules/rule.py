@@ -199,6 +199,8 @@ class Rule:
     equation: str = ""
     #: Whether `backward` reads `Call.tail`.
     reads_tail: bool = False
+    #: Whether `backward` heeds `Call.contrastive`, as the rule of a top layer in a c-MWP must.
+    contrasts: bool = False
 
     def plan(self, site: Site) -> Plan:
         return Flow(site.signals)
@@ -214,6 +216,7 @@ class CustomRule(Rule):
 
     function: Callable[[Call, Any], Sequence[jax.Array | None]]
     equation: str = field(default="user's rule")
+    contrasts = True  # it is the user's to say
 
     def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
         return self.function(call, p)

@@ -29,6 +29,7 @@ class StrongestChild(Affine):
     """
 
     equation = "winner-take-all"
+    contrasts = False
 
     def per_child(self, call: Call, p: jax.Array, total: jax.Array) -> jax.Array:
         return p
