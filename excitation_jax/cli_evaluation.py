@@ -48,38 +48,9 @@ def add(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_debug(pointing)
-    _add_data(pointing)
+    _add_data(pointing, ("voc", "coco", "digits"))
+    _add_maps(pointing, models, weights)
     add = pointing.add_argument
-    add("--model", required=True, choices=models, metavar="NAME", help="the network: %(choices)s")
-    add("--weights", metavar="FILE", help=f"{weights} (digits brings its own)")
-    add(
-        "--head",
-        type=Path,
-        metavar="DIR",
-        help="the last layer, as trained on these weights by `python -m excitation_jax.training`",
-    )
-    add(
-        "--methods",
-        default="mwp,c-mwp,gradient",
-        metavar="NAMES",
-        help="with commas between them, each with @layer if it is not to be read at its own "
-        "(default: %(default)s; `excitation-jax compare --help` lists them)",
-    )
-    add(
-        "--view",
-        choices=("whole", "network"),
-        default="whole",
-        help="what the network sees: the whole photograph, warped to its input, or the part that "
-        "it was trained to see (default: %(default)s)",
-    )
-    add(
-        "--blur",
-        type=float,
-        default=0.02,
-        metavar="SHARE",
-        help="of maps as fine as the input: standard deviation as a share of the longer side "
-        "(default: %(default)s)",
-    )
     add(
         "--rules",
         choices=("paper", "torchray"),
@@ -103,9 +74,9 @@ def add(
     _add_run(pointing)
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _add_data(parser: argparse.ArgumentParser, layouts: Sequence[str]) -> None:
     add = parser.add_argument
-    add("--data", required=True, choices=("voc", "coco", "digits"), help="the data set's layout")
+    add("--data", required=True, choices=layouts, help="the data set's layout")
     add(
         "--folder",
         type=Path,
@@ -126,6 +97,51 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     add("--limit", type=int, metavar="N", help="only the first N photographs")
+
+
+def _add_maps(parser: argparse.ArgumentParser, models: Sequence[str], weights: str) -> None:
+    add = parser.add_argument
+    add("--model", required=True, choices=models, metavar="NAME", help="the network: %(choices)s")
+    add("--weights", metavar="FILE", help=f"{weights} (digits brings its own)")
+    add(
+        "--head",
+        type=Path,
+        metavar="DIR",
+        help="the last layer, as trained on these weights by `python -m excitation_jax.training`",
+    )
+    add(
+        "--fully-convolutional",
+        action="store_true",
+        help="scores at each position, over which the signal of a class is spread by a softmax",
+    )
+    add(
+        "--methods",
+        default="mwp,c-mwp,gradient",
+        metavar="NAMES",
+        help="with commas between them, each with @layer if it is not to be read at its own "
+        "(default: %(default)s; `excitation-jax compare --help` lists them)",
+    )
+    add(
+        "--view",
+        choices=("whole", "network"),
+        default="whole",
+        help="what the network sees: the whole photograph, warped to its input, or the part that "
+        "it was trained to see (default: %(default)s)",
+    )
+    add(
+        "--side",
+        type=int,
+        metavar="PX",
+        help="of the square that whole photographs are warped to (default: the network's own)",
+    )
+    add(
+        "--blur",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="of maps as fine as the input: standard deviation as a share of the longer side "
+        "(default: %(default)s)",
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import pytest
 from data_files import annotation_xml, object_xml, real, write, write_photograph
 
 from excitation_jax import cli, data, models, weight_files
-from excitation_jax.evaluation import command
+from excitation_jax.evaluation import setup
 
 DIGITS = ["--data", "digits", "--model", "digits", "--limit", "4", "--batch", "4"]
 
@@ -40,7 +40,7 @@ def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
     found = json.loads(content)
     assert list(found["methods"]) == ["mwp", "centre"]
     assert found["methods"]["mwp"]["all"] > 0.8 > found["methods"]["centre"]["all"]
-    pairs = sum(len(e.categories()) for e in command._dataset(namespace("digits", limit=4)))
+    pairs = sum(len(e.categories()) for e in setup.read_examples(namespace("digits", limit=4)))
     counted = found["methods"]["mwp"]["categories"].values()
     assert sum(category["pairs"] for category in counted) == pairs
     # Nothing is left to do, and the files are the same.
@@ -117,9 +117,9 @@ def namespace(kind, **changed):
 
 def test_coco_in_its_own_classes_and_in_those_of_voc():
     own = {"folder": real("coco_mini"), "split": "train2017"}
-    dataset = command._dataset(namespace("coco", limit=5, **own))
+    dataset = setup.read_examples(namespace("coco", limit=5, **own))
     assert len(dataset) == 5 and dataset.masks and "couch" in dataset.classes
-    dataset = command._dataset(namespace("coco", classes="voc", **own))
+    dataset = setup.read_examples(namespace("coco", classes="voc", **own))
     assert dataset.classes == data.VOC_CLASSES and len(dataset) == 147
 
 
@@ -141,6 +141,9 @@ VOC = ["--data", "voc", "--folder", "none", "--split", "test", "--model", "mobil
         (["pointing", *DIGITS, *OUT, "--batch", "0"], "--batch and --threads must be positive"),
         (["pointing", *DIGITS, *OUT, "--blur", "-1"], "--blur must not be negative"),
         (["pointing", *DIGITS, *OUT, "--tolerance", "nan"], "tolerance must be finite"),
+        (["pointing", *DIGITS, *OUT, "--side", "0"], "--side must lie between 1 and 4096, got 0"),
+        (["pointing", *DIGITS, *OUT, "--side", "9", "--view", "network"], "leave --side out"),
+        (["pointing", *DIGITS, *OUT, "--fully-convolutional"], "has no scores at each position"),
         (["pointing", *DIGITS, *OUT, "--methods", "mpw"], "no method named 'mpw': did you"),
         (["pointing", *DIGITS, *OUT, "--methods", ","], "--methods names none: mwp, "),
         (["pointing", *DIGITS, *OUT, "--methods", "mwp@x"], "mwp@x on digits: "),
@@ -163,6 +166,23 @@ def test_a_network_of_other_classes_is_refused(capsys, voc, tmp_path):
     error = refusal(capsys, "pointing", *call, "--out", tmp_path / "run")
     assert "digits with these weights has 10 outputs, VOC2007 test has 20 classes: give" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_other_classes_is_refused(capsys, voc, tmp_path):
+    call = ["--data", "voc", "--folder", voc, "--split", "test", "--out", tmp_path / "run"]
+    weights = real("weights") / "mobilenet_v2_100_224_int8.npz"
+    error = refusal(capsys, "pointing", *call, "--model", "mobilenet_v2", "--weights", weights)
+    assert "has another number of outputs, VOC2007 test has 20 classes: give" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_larger_view_and_scores_at_each_position(capsys, tmp_path, voc, weights):
+    call = ["--data", "voc", "--folder", voc, "--split", "test", "--model", "cifar_resnet20",
+            "--weights", weights, "--methods", "c-mwp,gradient", "--batch", "3"]  # fmt: skip
+    out = evaluate(capsys, *call, "--side", "48", "--fully-convolutional", "--out", tmp_path / "a")
+    assert "3 images, 4 pairs" in out
+    found = json.loads((tmp_path / "a" / "settings.json").read_text())
+    assert "resize=(48, 48), crop=None, warp=True" in found["input"]
 
 
 def test_help_shows_how_to_begin(capsys):

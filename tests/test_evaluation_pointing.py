@@ -14,7 +14,7 @@ from excitation_jax.data import Dataset, Example, Object, is_difficult
 from excitation_jax.data.pipeline import Batch
 from excitation_jax.evaluation import pointing
 from excitation_jax.evaluation.pointing import PAPER, TORCHRAY, PointingGame, Rules
-from excitation_jax.evaluation.points import Questions, padded_classes, points
+from excitation_jax.evaluation.points import Questions, points
 from excitation_jax.evaluation.tables import PointingTable
 
 CLASSES = ("cat", "dog", "cow", "owl")
@@ -104,8 +104,9 @@ def records_of(game, dataset, found, batch):
     made = []
     for first in range(0, len(dataset), batch):
         examples = list(dataset)[first : first + batch]
-        lists = [pointing.played(example, CLASSES, game.rules) for example in examples]
-        classes = padded_classes(lists, batch)
+        images, windows = np.zeros((batch, 2, 2, 3), np.float32), np.zeros((batch, 4))
+        rows = Batch(images, np.zeros(batch, bool), np.full(batch, -1), windows)
+        classes = game.inputs(examples, rows).classes
         places = np.array(
             [
                 [[found[first + row, c] for c in classes[row]]] for row in range(len(examples))

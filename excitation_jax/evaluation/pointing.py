@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..data.difficult import is_difficult
 from ..data.pipeline import Batch
 from ..data.records import Dataset, Example
-from .points import MapFunction, Points, Questions, padded_classes, points
+from .points import MapFunction, Points, Questions, asked, points
 
 #: Flags of a record's numbers, for a class: the photograph was done; the class is played with in
 #: it; its map hit; it is difficult.
@@ -116,6 +116,7 @@ class PointingGame:
     rules: Rules = PAPER
     difficult: Difficult = is_difficult
     blur: float = 0.0
+    dtype: ClassVar[str] = "uint8"
     _canvas: tuple[int, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -130,13 +131,8 @@ class PointingGame:
 
     def inputs(self, examples: Sequence[Example], batch: Batch) -> Questions:
         """See `runner.Experiment`."""
-        rows = len(batch.images)
         classes = [played(example, self.dataset.classes, self.rules) for example in examples]
-        sizes = np.ones((rows, 2), np.int32)
-        windows = np.tile(np.array([0, 0, 1, 1], np.float32), (rows, 1))
-        for row, example in enumerate(examples):
-            sizes[row], windows[row] = example.size, batch.windows[row]
-        return Questions(batch.images, padded_classes(classes, rows), windows, sizes)
+        return asked(examples, batch, classes)
 
     def compute(self, variables: Any, inputs: Questions) -> Points:
         """See `runner.Experiment`."""

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from numpy.typing import ArrayLike, NDArray
 
 from .. import maps as _maps
+from ..data.pipeline import Batch
+from ..data.records import Example
 
 #: ``(variables, images (N, h, w, 3), classes (N, K)) -> maps (N, K, h, w)``.
 MapFunction = Callable[[Any, jax.Array, jax.Array], jax.Array]
@@ -65,9 +66,7 @@ def points(
     images, classes, windows, sizes = questions
     places, finite = [], []
     for function in methods.values():
-        found = function(variables, images, classes)
-        if blur and found.shape[-2:] == images.shape[1:3]:
-            found = _maps.blur(found, blur * max(images.shape[1:3]))
+        found = blurred(function(variables, images, classes), images.shape[1:3], blur)
         finite.append(jnp.isfinite(found).all(axis=(1, 2, 3)))
         locate = jax.vmap(functools.partial(_peak, canvas=canvas))
 
@@ -77,6 +76,16 @@ def points(
         # One class after the other: a canvas for each image is memory enough.
         places.append(lax.map(of_class, jnp.moveaxis(found, 1, 0)).swapaxes(0, 1))
     return Points(jnp.stack(places, axis=1), jnp.stack(finite, axis=1))
+
+
+def blurred(maps: jax.Array, size: tuple[int, ...], blur: float) -> jax.Array:
+    """Maps (..., h, w), blurred where they are as fine as the input of this (height, width).
+
+    blur: the standard deviation as a share of the input's longer side.
+    """
+    if blur and maps.shape[-2:] == tuple(size):
+        return _maps.blur(maps, blur * max(size))
+    return maps
 
 
 def _peak(
@@ -98,13 +107,24 @@ def _peak(
     return jnp.stack([row, column]).astype(jnp.int32)
 
 
-def padded_classes(classes: Sequence[ArrayLike], rows: int) -> NDArray[np.int32]:
-    """Lists of classes as (rows, K), filled up with class 0.
+def asked(examples: Sequence[Example], batch: Batch, classes: Sequence[Sequence[int]]) -> Questions:
+    """What is asked about the photographs of a batch.
 
-    K is a power of two, so that few programs are compiled whatever is in the photographs.
+    Args:
+        examples: of the batch's valid rows.
+        batch: see there.
+        classes: of each example. They are filled up with class 0 to a power of two, so that few
+            programs are compiled whatever is in the photographs.
     """
-    most = max([1, *(len(np.atleast_1d(own)) for own in classes)])
-    found = np.zeros((rows, 1 << (most - 1).bit_length()), np.int32)
-    for row, own in enumerate(classes):
-        found[row, : len(np.atleast_1d(own))] = own
+    rows = len(batch.images)
+    most = max([1, *map(len, classes)])
+    found = Questions(
+        batch.images,
+        np.zeros((rows, 1 << (most - 1).bit_length()), np.int32),
+        np.tile(np.array([0, 0, 1, 1], np.float32), (rows, 1)),
+        np.ones((rows, 2), np.int32),
+    )
+    for row, (example, own) in enumerate(zip(examples, classes, strict=True)):
+        found.classes[row, : len(own)] = own
+        found.windows[row], found.sizes[row] = batch.windows[row], example.size
     return found

@@ -33,6 +33,14 @@ class Experiment(Protocol):
     comes out in one row depends on that row alone.
     """
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a record."""
+
+    @property
+    def dtype(self) -> str:
+        """Of a record's numbers: integers."""
+
     def inputs(self, examples: Examples, batch: Batch) -> Any:
         """On the host: what goes to the devices, a pytree of arrays."""
 
