@@ -28,6 +28,18 @@ difficult ones (small objects beside others), and writes it to DIR as pointing.j
 The network's outputs must be the data set's classes. --weights is a checkpoint of such a network,
 or --head the directory in which `python -m excitation_jax.training` trained its last layer.
 """
+_BOXES = """\
+Boxes of dominant objects: the tightest box round what exceeds alpha times the mean of a map of a
+photograph's class is right if it overlaps enough with an object's (intersection over union of at
+least 1/2). Alpha is the best of 0, 0.5, ..., 10 on photographs that are held out. Prints the share
+of wrong boxes among the others and writes it to DIR as boxes.json.
+
+  excitation-jax eval boxes --data digits --model digits --out digits_boxes
+  excitation-jax eval boxes --data imagenet --folder val --annotations val_annotations \\
+      --synsets LOC_synset_mapping.txt --model googlenet --weights googlenet.safetensors --out run
+
+A class is one that has a box in the photograph, and the network's outputs must be the classes.
+"""
 
 
 def add(
@@ -73,6 +85,40 @@ def add(
     )
     _add_run(pointing)
 
+    boxes = experiments.add_parser(
+        "boxes",
+        help="boxes round dominant objects",
+        description=textwrap.dedent(_BOXES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_debug(boxes)
+    _add_data(boxes, ("imagenet", "voc", "coco", "digits"))
+    add = boxes.add_argument
+    add("--annotations", type=Path, metavar="DIR", help="ImageNet: of a file for each photograph")
+    add(
+        "--synsets",
+        type=Path,
+        metavar="FILE",
+        help="ImageNet: the classes in the order of the network's outputs, one on each line, such "
+        "as LOC_synset_mapping.txt",
+    )
+    add(
+        "--ground-truth",
+        type=Path,
+        metavar="FILE",
+        help="ImageNet: the photographs' classes, such as LOC_val_solution.csv; only those in it "
+        "are read (default: those of the annotations)",
+    )
+    _add_maps(boxes, models, weights)
+    add(
+        "--held-out",
+        type=int,
+        default=10,
+        metavar="N",
+        help="alpha is chosen on every N-th photograph, the first included (default: %(default)s)",
+    )
+    _add_run(boxes)
+
 
 def _add_data(parser: argparse.ArgumentParser, layouts: Sequence[str]) -> None:
     add = parser.add_argument
@@ -82,7 +128,7 @@ def _add_data(parser: argparse.ArgumentParser, layouts: Sequence[str]) -> None:
         type=Path,
         metavar="DIR",
         help="VOC: with JPEGImages, Annotations and ImageSets; COCO: with annotations and the "
-        "folder of photographs",
+        "folder of photographs; ImageNet: the photographs",
     )
     add(
         "--split",

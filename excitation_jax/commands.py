@@ -142,7 +142,8 @@ def evaluate(arguments: argparse.Namespace, announce: Announce) -> str:
     """
     from .evaluation import command
 
-    return {"pointing": command.pointing_game}[arguments.experiment](arguments)
+    experiments = {"pointing": command.pointing_game, "boxes": command.box_localisation}
+    return experiments[arguments.experiment](arguments)
 
 
 def layers(arguments: argparse.Namespace, announce: Announce) -> str:

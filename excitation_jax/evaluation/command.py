@@ -14,7 +14,8 @@ import excitation_jax as ej
 from .. import data
 from ..data.records import Dataset, Example
 from ..training.checkpoints import digest
-from . import pointing, runner, setup, tables
+from . import boxes, pointing, runner, setup, tables
+from .box_table import WHOLE, BoxTable
 from .progress import Bar, bar
 from .store import Store, write_whole
 
@@ -54,7 +55,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         }
         store = records(arguments, game, model, dataset, settings, shown)
     if store is None:
-        return f"done; other processes are at work on the rest in {arguments.out.resolve()}"
+        return _unfinished(arguments)
     on_voc07 = arguments.data == "voc" and dataset.name == "VOC2007 test" and not arguments.limit
     table = tables.PointingTable(
         dataset.name, dataset.classes, {**titles, tables.CENTRE: "centre"},
@@ -62,9 +63,47 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         {k: v for k, v in tables.VGG16_VOC07.items() if on_voc07 and k in titles} or None,
         "VGG16",
     )  # fmt: skip
-    write_whole(arguments.out / "pointing.txt", f"{table}\n")
-    write_whole(arguments.out / "pointing.json", table.json())
-    return f"{table}\n\nwrote {(arguments.out / 'pointing.json').resolve()}"
+    return _written(arguments, "pointing", table)
+
+
+def box_localisation(arguments: argparse.Namespace) -> str:
+    """Draws the boxes of a data set's photographs, or what is left of them; writes their table.
+
+    As `pointing_game`.
+    """
+    setup.join(arguments)
+    setup.check_run(arguments)
+    if arguments.held_out < 2:
+        raise ValueError(f"--held-out must be at least 2, got {arguments.held_out}")
+    with bar() as shown:
+        shown.announce("reading the annotations")
+        dataset = setup.read_examples(arguments).where(lambda example: bool(example.objects))
+        if not len(dataset):
+            raise ValueError(f"none of the photographs in {arguments.folder} has a box")
+        shown.announce(f"loading {arguments.model}")
+        model = setup.load_model(arguments, len(dataset.classes), dataset.name)
+        shown.announce("tracing the methods")
+        functions, titles = setup.map_functions(arguments, model)
+        experiment = boxes.BoxLocalisation(
+            dataset, functions, model.preprocessing, blur=arguments.blur
+        )
+        settings = {
+            "experiment": "boxes",
+            "methods": list(functions),
+            "alphas": list(experiment.alphas),
+            "overlap": boxes.OVERLAP,
+            "blur": arguments.blur,
+        }
+        store = records(arguments, experiment, model, dataset, settings, shown)
+    if store is None:
+        return _unfinished(arguments)
+    held_out = len(range(0, len(dataset), arguments.held_out))
+    table = BoxTable(
+        dataset.name, dataset.classes, {**titles, WHOLE: "the whole photograph"}, experiment.alphas,
+        boxes.count(store.blocks(), experiment, arguments.held_out), len(dataset) - held_out,
+        held_out,
+    )  # fmt: skip
+    return _written(arguments, "boxes", table)
 
 
 def records(
@@ -91,6 +130,19 @@ def records(
         threads=arguments.threads, on_progress=shown.advance,
     )  # fmt: skip
     return store if complete else None
+
+
+def _unfinished(arguments: argparse.Namespace) -> str:
+    return f"done; other processes are at work on the rest in {arguments.out.resolve()}"
+
+
+def _written(
+    arguments: argparse.Namespace, name: str, table: tables.PointingTable | BoxTable
+) -> str:
+    """Writes a table as text and as JSON; returns what to say of it."""
+    write_whole(arguments.out / f"{name}.txt", f"{table}\n")
+    write_whole(arguments.out / f"{name}.json", table.json())
+    return f"{table}\n\nwrote {(arguments.out / f'{name}.json').resolve()}"
 
 
 def _difficult(

@@ -76,6 +76,16 @@ def read_examples(arguments: argparse.Namespace) -> Dataset[Example]:
         if arguments.split:
             raise ValueError("--data digits has one split: leave --split out")
         return digit_scenes(arguments.limit or _DIGITS)
+    if arguments.data == "imagenet":
+        if not (arguments.folder and arguments.annotations and arguments.synsets):
+            raise ValueError(
+                "--data imagenet needs --folder DIR, --annotations DIR and --synsets FILE"
+            )
+        dataset = data.read_imagenet(
+            arguments.folder, arguments.annotations, arguments.synsets,
+            ground_truth=arguments.ground_truth,
+        )  # fmt: skip
+        return dataset[: arguments.limit]
     if not arguments.folder or not arguments.split:
         raise ValueError(f"--data {arguments.data} needs --folder DIR and --split NAME")
     if arguments.data == "voc":

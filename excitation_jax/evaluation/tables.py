@@ -64,11 +64,11 @@ class PointingTable:
         for place, (name, title) in enumerate(self.methods.items()):
             row = [title]
             for subset in (0, 1):
-                row += [_percent(self.score(place, subset)), f"({self._hits(place, subset)})"]
+                row += [percent(self.score(place, subset)), f"({self._hits(place, subset)})"]
             if shown:
                 row += ["{:.1f} / {:.1f}".format(*shown[name]) if name in shown else ""]
             rows.append(row)
-        lines += _aligned(rows)
+        lines += aligned(rows)
         lines += ["", "hits / pairs of each category"]
         names = list(self.methods.values())
         rows = [["", *names]]
@@ -77,7 +77,7 @@ class PointingTable:
             if total:
                 own = self.counts.hits[:, 0, c].tolist()
                 rows.append([category, *(f"{hit} / {total}" for hit in own)])
-        return "\n".join([*lines, *_aligned(rows)])
+        return "\n".join([*lines, *aligned(rows)])
 
     def json(self) -> str:
         """The scores between 0 and 1 (null where nothing is played with), and all counts."""
@@ -116,11 +116,12 @@ class PointingTable:
         return f"{hits}/{pairs}"
 
 
-def _percent(score: float) -> str:
+def percent(score: float) -> str:
+    """A share in per cent; a dash for NaN."""
     return "-" if math.isnan(score) else f"{100 * score:.1f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of equal length as lines, the first column to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
