@@ -29,6 +29,17 @@ def test_killed_or_sharded_or_shared_the_table_is_the_same_byte_for_byte(tmp_pat
     assert len(set(tables.values())) == 1 and b"80 images" in tables["whole"]
 
 
+def test_peak_memory_does_not_grow_with_the_number_of_photographs(tmp_path):
+    """1000 photographs of a megabyte, and inputs of 200 kB; of either little may stay."""
+    program, count = PROGRAM.with_name("evaluation_memory.py"), 1000
+    call = [sys.executable, program, tmp_path, "200", str(count)]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    few, many = json.loads(done.stdout)
+    print(f"{few / 1e6:.0f} MB, then {many / 1e6:.0f} MB")
+    assert many - few < count * 50e3
+
+
 def grey(count):
     """Examples whose photographs are as grey as their place."""
     examples = [
