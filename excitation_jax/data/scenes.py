@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..digits.scenes import NUM_CLASSES, SIDE, Split, make_scenes
+from .flickr30k import Caption, CaptionedExample, Phrase
 from .records import Dataset, Example, Object
+
+_NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_GROUPS = ("even", "odd", "pair")
 
 
 def digit_scenes(count: int, *, seed: int = 0, split: Split = "test") -> Dataset[Example]:
@@ -38,3 +42,45 @@ def digit_scenes(count: int, *, seed: int = 0, split: Split = "test") -> Dataset
         examples.append(Example(f"{place:06}", None, (SIDE, SIDE), objects, pixels=image))
     classes = tuple(map(str, range(NUM_CLASSES)))
     return Dataset(f"digit scenes {split}", classes, tuple(examples))
+
+
+def captioned_digit_scenes(
+    count: int, *, seed: int = 0, split: Split = "test"
+) -> Dataset[CaptionedExample]:
+    """The scenes of `digit_scenes` with captions whose phrases have boxes.
+
+    A caption names all digits of a scene from left to right, "a two next to a seven next to a
+    nine"; of scenes of several a second one names the first two in a single phrase, "a two and a
+    seven", whose boxes are those of both. The groups of phrases are "even", "odd" and "pair".
+
+    Args, raises: see `digit_scenes`.
+
+    Example:
+        >>> str(captioned_digit_scenes(3)[1].captions[0])
+        'a zero next to a three'
+    """
+    scenes = digit_scenes(count, seed=seed, split=split)
+    return Dataset(scenes.name, _GROUPS, tuple(map(_captioned, scenes)))
+
+
+def _captioned(example: Example) -> CaptionedExample:
+    digits = sorted(example.objects, key=lambda item: item.box[0])
+    words: list[str] = []
+    phrases: list[Phrase] = []
+    for item in digits:
+        words += ["next", "to"] if words else []
+        named: tuple[str, ...] = ("a", _NUMERALS[int(item.category)])
+        group = _GROUPS[int(item.category) % 2]
+        phrases.append(Phrase(named, len(words), item.category, (group,)))
+        words += named
+    captions = [Caption(tuple(words), tuple(phrases))]
+    objects = example.objects
+    if len(digits) > 1:
+        first, second = phrases[:2]
+        entity = first.entity + second.entity  # which no digit is
+        named = (*first.words, "and", *second.words)
+        captions.append(Caption(named, (Phrase(named, 0, entity, ("pair",)),)))
+        objects += tuple(Object(entity, item.box) for item in digits[:2])
+    return CaptionedExample(
+        example.key, None, example.size, objects, pixels=example.pixels, captions=tuple(captions)
+    )
