@@ -43,7 +43,7 @@ METHODS = (
 _EXTRAS = {
     "PIL": "plots", "rich": "plots", "matplotlib": "plots", "sklearn": "data",
     "safetensors": "weights", "google": "weights", "huggingface_hub": "hub",
-    "grain": "eval", "pycocotools": "eval", "tensorstore": "eval",
+    "grain": "eval", "pycocotools": "eval", "tensorstore": "eval", "cv2": "proposals",
 }  # fmt: skip
 
 _NETWORKS = "the network: %(choices)s"

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from . import cli_text
+
 SUMMARY = "play the papers' experiments on a data set"
 DESCRIPTION = """\
 Evaluates methods on a data set as the papers do. A run may be killed whenever you like: the same
@@ -118,6 +120,19 @@ def add(
         help="alpha is chosen on every N-th photograph, the first included (default: %(default)s)",
     )
     _add_run(boxes)
+
+    text = experiments.add_parser(
+        "text",
+        help="regions of the phrases of captions",
+        description=textwrap.dedent(cli_text.DESCRIPTION),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_debug(text)
+    cli_text.add_data(text)
+    _add_maps(text, models, weights)
+    text.set_defaults(methods="c-mwp")
+    cli_text.add_regions(text)
+    _add_run(text)
 
 
 def _add_data(parser: argparse.ArgumentParser, layouts: Sequence[str]) -> None:

@@ -140,9 +140,13 @@ def evaluate(arguments: argparse.Namespace, announce: Announce) -> str:
 
     Raises ValueError or OSError for anything wrong with them, ImportError for a missing extra.
     """
-    from .evaluation import command
+    from .evaluation import command, text_command
 
-    experiments = {"pointing": command.pointing_game, "boxes": command.box_localisation}
+    experiments = {
+        "pointing": command.pointing_game,
+        "boxes": command.box_localisation,
+        "text": text_command.text_to_region,
+    }
     return experiments[arguments.experiment](arguments)
 
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import excitation_jax as ej
 
@@ -55,7 +55,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         }
         store = records(arguments, game, model, dataset, settings, shown)
     if store is None:
-        return _unfinished(arguments)
+        return unfinished(arguments)
     on_voc07 = arguments.data == "voc" and dataset.name == "VOC2007 test" and not arguments.limit
     table = tables.PointingTable(
         dataset.name, dataset.classes, {**titles, tables.CENTRE: "centre"},
@@ -63,7 +63,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         {k: v for k, v in tables.VGG16_VOC07.items() if on_voc07 and k in titles} or None,
         "VGG16",
     )  # fmt: skip
-    return _written(arguments, "pointing", table)
+    return finished(arguments, "pointing", table)
 
 
 def box_localisation(arguments: argparse.Namespace) -> str:
@@ -96,14 +96,14 @@ def box_localisation(arguments: argparse.Namespace) -> str:
         }
         store = records(arguments, experiment, model, dataset, settings, shown)
     if store is None:
-        return _unfinished(arguments)
+        return unfinished(arguments)
     held_out = len(range(0, len(dataset), arguments.held_out))
     table = BoxTable(
         dataset.name, dataset.classes, {**titles, WHOLE: "the whole photograph"}, experiment.alphas,
         boxes.count(store.blocks(), experiment, arguments.held_out), len(dataset) - held_out,
         held_out,
     )  # fmt: skip
-    return _written(arguments, "boxes", table)
+    return finished(arguments, "boxes", table)
 
 
 def records(
@@ -132,13 +132,19 @@ def records(
     return store if complete else None
 
 
-def _unfinished(arguments: argparse.Namespace) -> str:
+def unfinished(arguments: argparse.Namespace) -> str:
+    """What to say where `records` has given none."""
     return f"done; other processes are at work on the rest in {arguments.out.resolve()}"
 
 
-def _written(
-    arguments: argparse.Namespace, name: str, table: tables.PointingTable | BoxTable
-) -> str:
+class Table(Protocol):
+    """An experiment's scores; as text, too."""
+
+    def json(self) -> str:
+        """The scores as JSON."""
+
+
+def finished(arguments: argparse.Namespace, name: str, table: Table) -> str:
     """Writes a table as text and as JSON; returns what to say of it."""
     write_whole(arguments.out / f"{name}.txt", f"{table}\n")
     write_whole(arguments.out / f"{name}.json", table.json())

@@ -101,11 +101,16 @@ def read_examples(arguments: argparse.Namespace) -> Dataset[Example]:
     return dataset[: arguments.limit]
 
 
-def load_model(arguments: argparse.Namespace, outputs: int, of: str) -> Model:
+def load_model(
+    arguments: argparse.Namespace, outputs: int, of: str,
+    needed: str = "classes: give the weights of a network that was fine-tuned for them, or --head "
+    "with the directory that `python -m excitation_jax.training` wrote",
+) -> Model:  # fmt: skip
     """The network.
 
     arguments: model, weights, head, fully_convolutional, side and view of `cli_evaluation`.
-    outputs: the number of classes that it must have. of: what has them, for an error.
+    outputs: the number of classes that it must have. of: what has them, and needed: what they are
+    and what to do where the network has another number; for an error.
 
     Raises:
         ValueError: it has another number of outputs, takes no images of this side, or no weights
@@ -161,9 +166,7 @@ def load_model(arguments: argparse.Namespace, outputs: int, of: str) -> Model:
         ) from error
     if found != outputs:
         raise ValueError(
-            f"{arguments.model} with these weights has {found} outputs, {of} has {outputs} "
-            "classes: give the weights of a network that was fine-tuned for them, or --head with "
-            "the directory that `python -m excitation_jax.training` wrote"
+            f"{arguments.model} with these weights has {found} outputs, {of} has {outputs} {needed}"
         )
     return Model(name, network.apply, variables, preprocessing, layers)
 
