@@ -56,8 +56,8 @@ def captioned_digit_scenes(
     Args, raises: see `digit_scenes`.
 
     Example:
-        >>> str(captioned_digit_scenes(3)[1].captions[0])
-        'a zero next to a three'
+        >>> str(captioned_digit_scenes(3)[0].captions[0])
+        'a four next to a three next to a one'
     """
     scenes = digit_scenes(count, seed=seed, split=split)
     return Dataset(scenes.name, _GROUPS, tuple(map(_captioned, scenes)))
@@ -69,7 +69,8 @@ def _captioned(example: Example) -> CaptionedExample:
     phrases: list[Phrase] = []
     for item in digits:
         words += ["next", "to"] if words else []
-        named: tuple[str, ...] = ("a", _NUMERALS[int(item.category)])
+        numeral = _NUMERALS[int(item.category)]
+        named: tuple[str, ...] = ("an" if numeral == "eight" else "a", numeral)
         group = _GROUPS[int(item.category) % 2]
         phrases.append(Phrase(named, len(words), item.category, (group,)))
         words += named

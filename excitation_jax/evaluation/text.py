@@ -213,7 +213,7 @@ def region_scores(
 
     Maps are resized bicubically to what they show of the photograph, which is linear in rows and in
     columns: so sums over boxes are taken of the kernel, and not of a large map. Unlike differences
-    of an integral image they are exactly zero where the map is.
+    of an integral image they are exactly zero where the resized map is.
 
     Args:
         maps: float32 (Q, h, w).
@@ -236,7 +236,9 @@ def region_scores(
         centres = jnp.arange(pixels) + 0.5
         inside = (centres >= proposals[:, first, None]) & (centres < proposals[:, last, None])
         sums.append(jnp.matmul(inside.astype(jnp.float32), kernel, precision="highest"))
-    total = jnp.einsum("rh,qhw,rw->qr", sums[0], maps, sums[1], precision="highest")
+    # Rows first: a product of both, (R, h, w), would be large for maps as fine as the input.
+    of_rows = jnp.einsum("rh,qhw->qrw", sums[0], maps, precision="highest")
+    total = jnp.einsum("qrw,rw->qr", of_rows, sums[1], precision="highest")
     area = (proposals[:, 2] - proposals[:, 0]) * (proposals[:, 3] - proposals[:, 1])
     return jnp.where(area > 0, total / jnp.where(area > 0, area, 1) ** gamma, -jnp.inf)
 

@@ -43,15 +43,13 @@ class Found:
     scores: list[float] = field(default_factory=list, repr=False)
     right: list[bool] = field(default_factory=list, repr=False)
 
-    def add(self, detected: Detections, truth: NDArray[np.float64]) -> None:
-        """Adds a phrase whose boxes are `truth` (T, 4)."""
-        near = [bool(row.any()) for row in overlaps(detected.boxes, truth) >= OVERLAP]
-        self.phrases += 1
-        self.boxes += len(truth)
-        for place, rank in enumerate(RANKS):
-            self.hits[place] += any(near[:rank])
-        self.scores += detected.scores.tolist()
-        self.right += [box >= 0 for box in matches(detected.boxes, truth, OVERLAP)]
+    def add(self, found: Found) -> None:
+        """Adds what was found of other phrases."""
+        self.phrases += found.phrases
+        self.hits = [own + more for own, more in zip(self.hits, found.hits, strict=True)]
+        self.boxes += found.boxes
+        self.scores += found.scores
+        self.right += found.right
 
     def recall(self, place: int) -> float:
         """Recall at a rank, by its place in `RANKS`; NaN without phrases."""
@@ -123,10 +121,18 @@ def score(
             scores.covered += bool(flags & COVERED)
             truth = example.boxes(phrase.entity)
             for method, own in enumerate(scores.methods):
-                detected = detections(record[method, place])
+                found = _found(detections(record[method, place]), truth)
                 for part in _parts(own, phrase):
-                    part.add(detected, truth)
+                    part.add(found)
     return scores
+
+
+def _found(detected: Detections, truth: NDArray[np.float64]) -> Found:
+    """What was found of a phrase whose boxes are `truth` (T, 4)."""
+    near = [bool(row.any()) for row in overlaps(detected.boxes, truth) >= OVERLAP]
+    right = [box >= 0 for box in matches(detected.boxes, truth, OVERLAP)]
+    hits = [int(any(near[:rank])) for rank in RANKS]
+    return Found(1, hits, len(truth), detected.scores.tolist(), right)
 
 
 def _paired(
