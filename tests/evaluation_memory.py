@@ -1,6 +1,6 @@
 """The peak of this process's memory after the pointing game on few photographs and on many.
 
-`python evaluation_memory.py FOLDER FEW MANY` prints both, in bytes. Photographs have a megabyte each.
+`python evaluation_memory.py FOLDER FEW MANY` prints both, in bytes. A photograph has a megabyte.
 """
 
 from __future__ import annotations
