@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import jaxlib.version
 from jax import lax
 from jax.extend import core, source_info_util
 from jax.extend.core import primitives
@@ -31,6 +33,7 @@ INLINED: dict[Primitive, str] = {
 }
 #: A jitted function with one of these inside is (part of) a model, not an activation.
 LAYERS = (lax.conv_general_dilated_p, lax.dot_general_p)
+_FUSES_WRONG = tuple(map(int, jaxlib.version.__version__.split(".")[:2])) < (0, 12)
 remat_p = primitives.remat_p
 jit_p = primitives.jit_p
 name_p = primitives.name_p
@@ -116,6 +119,18 @@ def bind(primitive: Primitive, params: dict[str, Any], *operands: Any) -> list[A
     """Applies a primitive; the outputs always as a list."""
     out = primitive.bind(*operands, **primitive.get_bind_params(params))
     return list(out) if primitive.multiple_results else [out]
+
+
+def kept_apart(x: jax.Array) -> jax.Array:
+    """``x`` itself, in a form that XLA does not fuse with a sum before or after it.
+
+    On CPUs, jaxlib from 0.10.2 on and before 0.12 gets ``(h * p).sum(-1)`` wrong where ``h`` is
+    broadcast along leading axes (as the activations of several targets are), another elementwise
+    operation follows, and the arrays are large: later targets get the maps of earlier ones
+    (found in November 2026; issue 39257 of jax is about crashes of the same fusion). A comparison
+    and a selection are nothing that it fuses, while XLA removes an `optimization_barrier` before.
+    """
+    return jnp.where(x != x, jnp.nan, x) if _FUSES_WRONG else x
 
 
 def scatter(

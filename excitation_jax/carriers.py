@@ -193,7 +193,7 @@ def _checked(step: Step, shares: Any, i: int, value: Value) -> jax.Array:
         raise TypeError(
             f"{where} returned shape {shares[i].shape} for operand {i} of shape {value.shape}"
         )
-    return shares[i].astype(carrier_dtype(value))
+    return _compat.kept_apart(shares[i].astype(carrier_dtype(value)))
 
 
 _carry.defvjp(_carry_forward, _carry_backward)

@@ -176,7 +176,8 @@ def spatial_map(
     kept = {*range(first + batched), *layer.spatial_axes}
     reduced = [axis for axis in range(len(layer.shape)) if axis not in kept]
     shift = [extra if batched or axis != first else 0 for axis in reduced]
-    return reduce(array, axis=tuple(a + by for a, by in zip(reduced, shift, strict=True)))
+    axes = tuple(a + by for a, by in zip(reduced, shift, strict=True))
+    return _compat.kept_apart(reduce(array, axis=axes))
 
 
 def _module_values(plan: Plan, program: Program) -> list[tuple[str, Value]]:

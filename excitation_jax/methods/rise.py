@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .. import _compat
 from ..prepare import prepare
 from ..rules.gradient import GRADIENT
 from ..targets import Target
@@ -81,7 +82,8 @@ def _scored_mask(
     found = scores(model_fn(params, x * mask.reshape(placed).astype(x.dtype)))
     batch_axes = int(found.ndim > 1)
     found = jnp.expand_dims(found, batch_axes) if several else found
-    score = (found * prior).sum(tuple(range(batch_axes + several, prior.ndim)))
+    axes_of_scores = tuple(range(batch_axes + several, prior.ndim))
+    score = _compat.kept_apart((found * prior).sum(axes_of_scores))
     return score[..., None, None] * mask
 
 
