@@ -3,16 +3,17 @@
 import doctest
 import importlib
 import json
-import os
 import pkgutil
 import re
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 
 import excitation_jax
 
-os.environ.setdefault("MPLBACKEND", "agg")
+matplotlib.use("agg")
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,9 +55,32 @@ def test_links_lead_to_files(page: Path) -> None:
             assert (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_notebooks(notebook: Path) -> None:
     names: dict = {}
-    for cell in json.loads(notebook.read_text())["cells"]:
+    try:
+        for cell in cells(notebook):
+            if cell["cell_type"] == "code":
+                where = f"{notebook.name}, {cell['id']}"
+                exec(compile("".join(cell["source"]), where, "exec"), names)
+    finally:
+        plt.close("all")
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_notebooks_are_stored_without_results(notebook: Path) -> None:
+    for number, cell in enumerate(cells(notebook)):
+        assert cell["id"] == f"cell-{number:02}"
         if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), notebook.name, "exec"), names)
+            assert cell["outputs"] == [] and cell["execution_count"] is None, cell["id"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_links_of_notebooks_lead_to_files(notebook: Path) -> None:
+    prose = [cell for cell in cells(notebook) if cell["cell_type"] == "markdown"]
+    for link in re.findall(r"\]\(([^)#]+)\)", "".join("".join(cell["source"]) for cell in prose)):
+        assert (notebook.parent / link).exists(), link
+
+
+def cells(notebook: Path) -> list[dict]:
+    return json.loads(notebook.read_text())["cells"]
