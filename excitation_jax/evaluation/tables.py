@@ -8,14 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .intervals import wilson
 from .pointing import PAPER, Counts, Rules, accuracy
-
-#: Published scores in per cent (all, difficult) of VGG16 on the VOC2007 test set, as far as the
-#: project's documents state them.
-VGG16_VOC07 = {
-    "c-mwp": (79.9, 66.5),
-    "grad-cam": (86.6, 74.0),
-}
 
 CENTRE = "centre"
 
@@ -49,6 +43,10 @@ class PointingTable:
         hits, pairs = (part[method, subset].tolist() for part in self.counts)
         return accuracy(hits, pairs, self.rules)
 
+    def interval(self, method: int, subset: int) -> tuple[float, float]:
+        """Of 95 % of the plain share of hits, which is not the score; see `intervals.wilson`."""
+        return wilson(*(int(part[method, subset].sum()) for part in self.counts))
+
     def __str__(self) -> str:
         total, hard = self.counts.pairs[0].sum(axis=1)
         kind = "below" if self.rules.strict else "within"
@@ -64,7 +62,7 @@ class PointingTable:
         for place, (name, title) in enumerate(self.methods.items()):
             row = [title]
             for subset in (0, 1):
-                row += [_percent(self.score(place, subset)), f"({self._hits(place, subset)})"]
+                row += [percent(self.score(place, subset)), f"({self._hits(place, subset)})"]
             if shown:
                 row += ["{:.1f} / {:.1f}".format(*shown[name]) if name in shown else ""]
             rows.append(row)
@@ -97,6 +95,8 @@ class PointingTable:
                 "title": title,
                 "all": None if math.isnan(scores[0]) else scores[0],
                 "difficult": None if math.isnan(scores[1]) else scores[1],
+                "hits": self._share(place, 0),
+                "difficult_hits": self._share(place, 1),
                 "categories": per_class,
             }
         found = {
@@ -111,12 +111,18 @@ class PointingTable:
         }
         return json.dumps(found, indent=1) + "\n"
 
+    def _share(self, method: int, subset: int) -> dict[str, Any]:
+        hits, pairs = (int(part[method, subset].sum()) for part in self.counts)
+        interval = [round(end, 6) for end in self.interval(method, subset)] if pairs else None
+        return {"hits": hits, "pairs": pairs, "interval_95": interval}
+
     def _hits(self, method: int, subset: int) -> str:
         hits, pairs = (int(part[method, subset].sum()) for part in self.counts)
         return f"{hits}/{pairs}"
 
 
-def _percent(score: float) -> str:
+def percent(score: float) -> str:
+    """A score between 0 and 1, or NaN, for a table."""
     return "-" if math.isnan(score) else f"{100 * score:.1f}"
 
 
