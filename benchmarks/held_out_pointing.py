@@ -151,13 +151,10 @@ def play(
     with bar() as shown:
         shown.announce(name)
         runner.run(game, variables, dataset, whole, store, on_progress=shown.advance)
-    records = np.concatenate(list(store.blocks()))
     found: list[list[Outcome]] = [[] for _ in dataset]
-    by_method = [list(pointing.pairs(records, m)) for m in range(game.shape[0])]
-    for pairs in zip(*by_method, strict=True):
-        place, category, _, hard = pairs[0]
-        name = dataset.classes[category].split(" ", 1)[1]
-        found[place].append(Outcome(name, hard, np.array([pair.hit for pair in pairs])))
+    for pair in pointing.outcomes(store.blocks()):
+        category = dataset.classes[pair.category].split(" ", 1)[1]
+        found[pair.place].append(Outcome(category, pair.difficult, np.array(pair.hits)))
     return found
 
 

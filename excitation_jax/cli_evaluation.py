@@ -19,7 +19,8 @@ command continues it.
 _POINTING = """\
 The pointing game: for every category in a photograph, does the category's map have its maximum on
 an object of it, or within 15 pixels? Prints the mean over categories, for all pairs and for the
-difficult ones (small objects beside others), and writes it to DIR as pointing.json.
+difficult ones (small objects beside others), and writes it to DIR as pointing.json, with each
+category in pointing.png and hits and misses to look at in gallery/index.html.
 
   excitation-jax eval pointing --data digits --model digits --out digits_run
   excitation-jax eval pointing --data voc --folder VOCdevkit/VOC2007 --split test \\
@@ -84,6 +85,14 @@ def add(
         type=Path,
         metavar="FILE",
         help="a list of the difficult pairs in TorchRay's format (default: by the papers' rule)",
+    )
+    add(
+        "--gallery",
+        type=int,
+        default=12,
+        metavar="N",
+        help="of each method, show N hits and N misses in DIR/gallery/index.html, and N pairs on "
+        "which methods disagree; 0: no gallery (default: %(default)s)",
     )
     _add_run(pointing)
 

@@ -15,9 +15,9 @@ from excitation_jax.evaluation import setup
 DIGITS = ["--data", "digits", "--model", "digits", "--limit", "4", "--batch", "4"]
 
 
-def evaluate(capsys, *arguments):
+def evaluate(capsys, *arguments, gallery=0):
     """What `eval pointing` prints for these arguments."""
-    code = cli.main(["eval", "pointing", *map(str, arguments)])
+    code = cli.main(["eval", "pointing", *map(str, arguments), "--gallery", str(gallery)])
     out, err = capsys.readouterr()
     assert code == 0, err
     assert err == ""
@@ -51,6 +51,21 @@ def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
     assert "holds records of other settings (rules was " in error
     (tmp_path / "run" / "records" / "c" / "0" / "0" / "0").write_bytes(b"?")
     assert "c/0/0/0 are damaged: remove the file" in refusal(capsys, "pointing", *call)
+
+
+def test_a_run_is_to_be_looked_at(capsys, tmp_path):
+    call = [*DIGITS, "--methods", "mwp", "--out", tmp_path]
+    out = evaluate(capsys, *call, gallery=2)
+    assert f"wrote {(tmp_path / 'gallery' / 'index.html').resolve()}\n" in out
+    assert (tmp_path / "pointing.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "gallery" / "index.html").read_text()
+    assert "digit scenes test, 4 photographs" in page and "digits, weights " in page
+    (tmp_path / "gallery" / "index.html").write_text("of an older version")
+    assert evaluate(capsys, *call, gallery=2) == out
+    assert (tmp_path / "gallery" / "index.html").read_text() == page
+    found = json.loads((tmp_path / "pointing.json").read_text())["methods"]["mwp"]["hits"]
+    low, high = found["interval_95"]
+    assert low < found["hits"] / found["pairs"] <= high
 
 
 @pytest.fixture
@@ -139,6 +154,7 @@ VOC = ["--data", "voc", "--folder", "none", "--split", "test", "--model", "mobil
         (["pointing", *DIGITS, *OUT, "--weights", "x"], "leave --weights out"),
         (["pointing", *DIGITS, *OUT, "--limit", "0"], "--limit must be positive, got 0"),
         (["pointing", *DIGITS, *OUT, "--batch", "0"], "--batch and --threads must be positive"),
+        (["pointing", *DIGITS, *OUT, "--gallery", "-1"], "--gallery must not be negative"),
         (["pointing", *DIGITS, *OUT, "--blur", "-1"], "--blur must not be negative"),
         (["pointing", *DIGITS, *OUT, "--tolerance", "nan"], "tolerance must be finite"),
         (["pointing", *DIGITS, *OUT, "--side", "0"], "--side must lie between 1 and 4096, got 0"),

@@ -140,10 +140,12 @@ def test_scores_equal_those_of_loops(game, rules, tolerance, batch):
         np.testing.assert_allclose(got, wanted, rtol=1e-12)
     # Records are pairs, and a table is the same whatever the order that they came in.
     whole = np.concatenate(blocks)
-    listed = list(pointing.pairs(whole, 0))
-    assert len(listed) == counts.pairs[0, 0].sum()
-    assert sum(pair.hit for pair in listed) == counts.hits[0, 0].sum()
-    assert sum(pair.difficult for pair in listed) == counts.pairs[0, 1].sum()
+    listed = list(pointing.outcomes(blocks))
+    assert listed == list(pointing.outcomes([whole]))
+    assert len({(o.place, o.category) for o in listed}) == len(listed) == counts.pairs[0, 0].sum()
+    assert sum(o.difficult for o in listed) == counts.pairs[0, 1].sum()
+    for method in range(len(whole[0])):
+        assert sum(o.hits[method] for o in listed) == counts.hits[method, 0].sum()
     again = pointing.count(reversed(blocks))
     tables = [
         PointingTable("random", CLASSES, {"m": "M", "c": "centre"}, own, len(dataset), rules)

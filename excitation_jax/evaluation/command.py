@@ -14,8 +14,10 @@ import excitation_jax as ej
 from .. import data
 from ..data.records import Dataset, Example
 from ..training.checkpoints import digest
-from . import boxes, pointing, runner, setup, tables
+from . import boxes, plots, pointing, published, runner, setup, tables
+from .again import Look
 from .box_table import WHOLE, BoxTable
+from .pointing_gallery import PointingGallery
 from .progress import Bar, bar
 from .store import Store, write_whole
 
@@ -34,9 +36,12 @@ def pointing_game(arguments: argparse.Namespace) -> str:
     rules = pointing.TORCHRAY if arguments.rules == "torchray" else pointing.PAPER
     rules = replace(rules, tolerance=arguments.tolerance)
     setup.check_run(arguments)
+    if arguments.gallery < 0:
+        raise ValueError(f"--gallery must not be negative, got {arguments.gallery}")
     with bar() as shown:
         shown.announce("reading the annotations")
         dataset = setup.read_examples(arguments)
+        read = len(dataset)
         difficult, difficult_name = _difficult(arguments, dataset)
         dataset = dataset.where(lambda e: bool(pointing.played(e, dataset.classes, rules)))
         if not len(dataset):
@@ -54,16 +59,31 @@ def pointing_game(arguments: argparse.Namespace) -> str:
             "blur": arguments.blur,
         }
         store = records(arguments, game, model, dataset, settings, shown)
-    if store is None:
-        return unfinished(arguments)
-    on_voc07 = arguments.data == "voc" and dataset.name == "VOC2007 test" and not arguments.limit
-    table = tables.PointingTable(
-        dataset.name, dataset.classes, {**titles, tables.CENTRE: "centre"},
-        pointing.count(store.blocks()), len(dataset), rules,
-        {k: v for k, v in tables.VGG16_VOC07.items() if on_voc07 and k in titles} or None,
-        "VGG16",
-    )  # fmt: skip
-    return finished(arguments, "pointing", table)
+        if store is None:
+            return unfinished(arguments)
+        beside = published.pointing(dataset.name, len(dataset.classes), model.name)
+        table = tables.PointingTable(
+            dataset.name, dataset.classes, {**titles, tables.CENTRE: "centre"},
+            pointing.count(store.blocks()), len(dataset), rules,
+            beside.scores if beside else None, beside.title(read) if beside else "",
+        )  # fmt: skip
+        report = [finished(arguments, "pointing", table)]
+        write_whole(arguments.out / "pointing.png", _plot(table))
+        if arguments.gallery:
+            shown.announce("drawing the gallery")
+            look = Look(
+                model.apply, model.variables, model.preprocessing, dataset, game.canvas,
+                arguments.blur, arguments.batch, arguments.threads,
+            )  # fmt: skip
+            network = f"{model.name}, weights {digest(model.variables)}"
+            gallery = PointingGallery(
+                game, table, list(pointing.outcomes(store.blocks())), look, network
+            )
+            otherwise = gallery.write(arguments.out / "gallery", arguments.gallery)
+            report.append(f"wrote {(arguments.out / 'gallery' / 'index.html').resolve()}")
+            if otherwise:
+                report.append(f"{otherwise} maps fare otherwise computed again: see the gallery")
+    return "\n".join(report)
 
 
 def box_localisation(arguments: argparse.Namespace) -> str:
@@ -149,6 +169,18 @@ def finished(arguments: argparse.Namespace, name: str, table: Table) -> str:
     write_whole(arguments.out / f"{name}.txt", f"{table}\n")
     write_whole(arguments.out / f"{name}.json", table.json())
     return f"{table}\n\nwrote {(arguments.out / f'{name}.json').resolve()}"
+
+
+def _plot(table: tables.PointingTable) -> bytes:
+    panels = [
+        plots.Panel(
+            title, table.counts.hits[:, subset], table.counts.pairs[:, subset],
+            [table.score(method, subset) for method in range(len(table.methods))],
+        )
+        for subset, title in enumerate(("all pairs", "difficult pairs"))
+    ]  # fmt: skip
+    title = f"Pointing game, {table.title}, {table.images} images"
+    return plots.png(plots.per_category(title, [*table.methods.values()], table.classes, panels))
 
 
 def _difficult(

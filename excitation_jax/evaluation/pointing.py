@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..data.difficult import is_difficult
 from ..data.pipeline import Batch
 from ..data.records import Dataset, Example
+from .choice import Outcome
 from .points import MapFunction, Points, Questions, asked, points
 
 #: Flags of a record's numbers, for a class: the photograph was done; the class is played with in
@@ -54,15 +55,6 @@ class Rules:
 
 PAPER = Rules()
 TORCHRAY = Rules(strict=True, all_difficult=False, absent_as_zero=True)
-
-
-class Pair(NamedTuple):
-    """A photograph's place in the data set and a class in it; what became of a method's map."""
-
-    place: int
-    category: int
-    hit: bool
-    difficult: bool
 
 
 class Counts(NamedTuple):
@@ -109,6 +101,7 @@ class PointingGame:
         rules: of the game.
         difficult: `data.is_difficult`, or a `data.DifficultList`.
         blur: see `points.points`.
+        canvas: height and width that no photograph exceeds.
     """
 
     dataset: Dataset[Example]
@@ -117,12 +110,12 @@ class PointingGame:
     difficult: Difficult = is_difficult
     blur: float = 0.0
     dtype: ClassVar[str] = "uint8"
-    _canvas: tuple[int, int] = field(init=False, repr=False)
+    canvas: tuple[int, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         sizes = np.array([example.size for example in self.dataset]).reshape(-1, 2)
         canvas = tuple(int(side) for side in sizes.max(axis=0, initial=1))
-        object.__setattr__(self, "_canvas", canvas)
+        object.__setattr__(self, "canvas", canvas)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -136,7 +129,7 @@ class PointingGame:
 
     def compute(self, variables: Any, inputs: Questions) -> Points:
         """See `runner.Experiment`."""
-        return points(self.methods, variables, inputs, self._canvas, self.blur)
+        return points(self.methods, variables, inputs, self.canvas, self.blur)
 
     def records(self, examples: Sequence[Example], outputs: Points) -> NDArray[np.uint8]:
         """See `runner.Experiment`.
@@ -164,11 +157,15 @@ class PointingGame:
         return found
 
 
-def pairs(records: NDArray[np.uint8], method: int) -> Iterator[Pair]:
-    """The pairs in the records (photographs, methods, classes) of one method, in their order."""
-    for place, category in np.argwhere(records[:, method] & PLAYED):
-        code = int(records[place, method, category])
-        yield Pair(int(place), int(category), bool(code & HIT), bool(code & DIFFICULT))
+def outcomes(blocks: Iterable[NDArray[np.uint8]]) -> Iterator[Outcome]:
+    """The pairs in records (photographs, methods, classes), in any number of parts, in order."""
+    first = 0
+    for block in blocks:
+        for place, category in np.argwhere(block[:, 0] & PLAYED).tolist():
+            codes = block[place, :, category].tolist()
+            hits = tuple(bool(code & HIT) for code in codes)
+            yield Outcome(first + place, category, bool(codes[0] & DIFFICULT), hits)
+        first += len(block)
 
 
 def count(blocks: Iterable[NDArray[np.uint8]]) -> Counts:

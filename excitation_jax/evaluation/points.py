@@ -64,11 +64,12 @@ def points(
         blur: of maps as fine as the input: the standard deviation as a share of its longer side.
     """
     images, classes, windows, sizes = questions
+    on_canvas = functools.partial(spread, canvas=canvas)
     places, finite = [], []
     for function in methods.values():
         found = blurred(function(variables, images, classes), images.shape[1:3], blur)
         finite.append(jnp.isfinite(found).all(axis=(1, 2, 3)))
-        locate = jax.vmap(functools.partial(_peak, canvas=canvas))
+        locate = jax.vmap(lambda *row: peak(on_canvas(*row)))
 
         def of_class(heat: jax.Array, locate: Any = locate) -> jax.Array:
             return locate(heat, windows, sizes)
@@ -88,23 +89,36 @@ def blurred(maps: jax.Array, size: tuple[int, ...], blur: float) -> jax.Array:
     return maps
 
 
-def _peak(
+def spread(
     heat: jax.Array, window: jax.Array, size: jax.Array, canvas: tuple[int, int]
 ) -> jax.Array:
-    """Row and column of the maximum of a map (h, w) over the part of a photograph that it shows."""
+    """A map (h, w), resized bicubically to the photograph that it is of, on a canvas.
+
+    Args:
+        heat: the map.
+        window: (4,), what it shows of the photograph; see `Questions`.
+        size: (2,), the photograph's.
+        canvas: (height, width) of the result, of which the photograph is the top left part; static.
+
+    Returns:
+        float32, minus infinity where the map shows nothing of the photograph.
+    """
     x0, y0, x1, y1 = window
     cells = jnp.array(heat.shape, jnp.float32)
     scale = jnp.stack([y1 - y0, x1 - x0]) / cells
     # As `maps.resize` does it, for any scale and with what is outside of the map cut off.
-    spread = jax.image.scale_and_translate(
+    found = jax.image.scale_and_translate(
         heat.astype(jnp.float32), canvas, (0, 1), scale, jnp.stack([y0, x0]), "bicubic"
     )
     rows, columns = jnp.arange(canvas[0]) + 0.5, jnp.arange(canvas[1]) + 0.5
     inside_rows = (rows > jnp.maximum(y0, 0)) & (rows < jnp.minimum(y1, size[0]))
     inside_columns = (columns > jnp.maximum(x0, 0)) & (columns < jnp.minimum(x1, size[1]))
-    shown = inside_rows[:, None] & inside_columns
-    row, column = _maps.point(jnp.where(shown, spread, -jnp.inf))
-    return jnp.stack([row, column]).astype(jnp.int32)
+    return jnp.where(inside_rows[:, None] & inside_columns, found, -jnp.inf)
+
+
+def peak(heat: jax.Array) -> jax.Array:
+    """Row and column of the maximum of a map (h, w), the first in reading order: int32 (2,)."""
+    return jnp.stack(_maps.point(heat)).astype(jnp.int32)
 
 
 def asked(examples: Sequence[Example], batch: Batch, classes: Sequence[Sequence[int]]) -> Questions:

@@ -151,12 +151,12 @@ class Store:
         )
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that appears complete or not at all."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file that appears complete or not at all. Text is written as UTF-8."""
     # By the process's number, for several may write the same file at once.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

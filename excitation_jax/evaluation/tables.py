@@ -8,14 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .intervals import wilson
 from .pointing import PAPER, Counts, Rules, accuracy
-
-#: Published scores in per cent (all, difficult) of VGG16 on the VOC2007 test set, as far as the
-#: project's documents state them.
-VGG16_VOC07 = {
-    "c-mwp": (79.9, 66.5),
-    "grad-cam": (86.6, 74.0),
-}
 
 CENTRE = "centre"
 
@@ -48,6 +42,10 @@ class PointingTable:
         """Between 0 and 1, or NaN, of a method; subset 0: all pairs, 1: the difficult ones."""
         hits, pairs = (part[method, subset].tolist() for part in self.counts)
         return accuracy(hits, pairs, self.rules)
+
+    def interval(self, method: int, subset: int) -> tuple[float, float]:
+        """Of 95 % of the plain share of hits, which is not the score; see `intervals.wilson`."""
+        return wilson(*(int(part[method, subset].sum()) for part in self.counts))
 
     def __str__(self) -> str:
         total, hard = self.counts.pairs[0].sum(axis=1)
@@ -97,6 +95,8 @@ class PointingTable:
                 "title": title,
                 "all": None if math.isnan(scores[0]) else scores[0],
                 "difficult": None if math.isnan(scores[1]) else scores[1],
+                "hits": self._share(place, 0),
+                "difficult_hits": self._share(place, 1),
                 "categories": per_class,
             }
         found = {
@@ -110,6 +110,11 @@ class PointingTable:
             "methods": methods,
         }
         return json.dumps(found, indent=1) + "\n"
+
+    def _share(self, method: int, subset: int) -> dict[str, Any]:
+        hits, pairs = (int(part[method, subset].sum()) for part in self.counts)
+        interval = [round(end, 6) for end in self.interval(method, subset)] if pairs else None
+        return {"hits": hits, "pairs": pairs, "interval_95": interval}
 
     def _hits(self, method: int, subset: int) -> str:
         hits, pairs = (int(part[method, subset].sum()) for part in self.counts)

@@ -1,0 +1,146 @@
+"""Each category's share of hits, of several methods side by side."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .intervals import wilson
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+except ImportError as error:
+    raise ImportError('the plot needs matplotlib: pip install "excitation-jax[eval]"') from error
+
+# Told apart by those who see few colours, too (Okabe and Ito), and by their markers; there are
+# more pairs of both than methods.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333333")
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+_LONGEST = 28  # characters of a name
+_COLUMNS = 4  # of the legend
+_DPI = 150
+
+
+class Panel(NamedTuple):
+    """Hits of pairs, of all or of some of them.
+
+    Attributes:
+        title: which pairs.
+        hits, pairs: integers (methods, classes).
+        means: of each method, the score of all categories, between 0 and 1 or NaN.
+    """
+
+    title: str
+    hits: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+    means: Sequence[float]
+
+
+def per_category(
+    title: str, methods: Sequence[str], classes: Sequence[str], panels: Sequence[Panel]
+) -> Figure:
+    """A dot for each category and method at its share of hits, and the number of pairs beside it.
+
+    On top are each method's score, and its share of all pairs with an interval of 95 %
+    (`intervals.wilson`). Categories without pairs are left out.
+
+    Args:
+        title: of the figure.
+        methods, classes: what to call them.
+        panels: side by side.
+
+    Returns:
+        A figure as high as the categories need.
+    """
+    there = np.flatnonzero(sum(panel.pairs.sum(axis=0) for panel in panels))
+    names = [
+        "mean over categories",
+        "all pairs, 95 %",
+        *(_name(classes[c]) for c in there.tolist()),
+    ]
+    row = max(0.21, 0.06 * len(methods) + 0.06)  # inches, so that no dot hides another
+    size = (2.4 + 3.6 * len(panels), 1.5 + 0.25 * -(-len(methods) // _COLUMNS) + row * len(names))
+    figure = Figure(figsize=size, layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        _draw(axes, panel, there)
+    # Category names stand at the left of all panels; the first row is at the top.
+    all_axes[0].set_yticks(range(len(names)), names, parse_math=False)
+    all_axes[0].set_ylim(len(names) - 0.5, -0.5)
+    handles = [Line2D([], [], linestyle="", **_style(m)) for m in range(len(methods))]
+    legend = figure.legend(
+        handles, [_name(method) for method in methods], loc="outside upper center",
+        ncols=min(_COLUMNS, len(methods)), frameon=False, title=_name(title, 90),
+        title_fontsize="large",
+    )  # fmt: skip
+    for text in (legend.get_title(), *legend.get_texts()):
+        text.set_parse_math(False)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the content of a file."""
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        # A name in a script that the font does not have is shown as boxes.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure.savefig(content, format="png", dpi=_DPI)
+    return content.getvalue()
+
+
+def _draw(axes: Axes, panel: Panel, there: NDArray[np.intp]) -> None:
+    methods = len(panel.hits)
+    hits, pairs = panel.hits[:, there], panel.pairs[:, there]
+    rows = 2 + np.arange(len(there))
+    for band in range(1, len(rows) + 2, 2):
+        axes.axhspan(band - 0.5, band + 0.5, color="#f2f3f4", linewidth=0, zorder=0)
+    axes.axhline(1.5, color="#666666", linewidth=0.8)
+    for m in range(methods):
+        aside = (m - (methods - 1) / 2) * 0.8 / methods
+        style = {**_style(m), "linestyle": "", "zorder": 3}
+        axes.plot(100 * panel.means[m], aside, **style)
+        total = int(pairs[m].sum())
+        if total:
+            share = int(hits[m].sum()) / total
+            low, high = wilson(int(hits[m].sum()), total)
+            sides = [[100 * max(share - low, 0)], [100 * max(high - share, 0)]]
+            axes.errorbar(100 * share, 1 + aside, xerr=sides, elinewidth=1, **style)
+        own = pairs[m] > 0
+        axes.plot(100 * hits[m, own] / pairs[m, own], rows[own] + aside, **style)
+    counts = [int(pairs[0].sum()), *pairs[0].tolist()]
+    for row, count in enumerate(counts, 1):
+        axes.text(
+            1.02, row, str(count), transform=axes.get_yaxis_transform(), va="center", fontsize=8,
+            color="#444444" if count else "#aaaaaa",
+        )  # fmt: skip
+    axes.text(1.02, 0, "pairs", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_xlim(-3, 103)
+    axes.set_xlabel("hits, %")
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="both", labelsize=8.5, length=0)
+    # Where there are many categories, no one has to look for the scale at the other end.
+    axes.tick_params(axis="x", top=True, labeltop=True)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _style(method: int) -> dict[str, Any]:
+    return {
+        "color": _COLOURS[method % len(_COLOURS)], "marker": _MARKERS[method % len(_MARKERS)],
+        "markersize": 4.5, "markeredgewidth": 0,
+    }  # fmt: skip
+
+
+def _name(text: str, longest: int = _LONGEST) -> str:
+    """A name on one line, cut short where it is long."""
+    line = "".join(c if c.isprintable() else "?" for c in text)
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
