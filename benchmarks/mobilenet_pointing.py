@@ -205,8 +205,8 @@ def play(
 
     "all" and "difficult" are shares of hits. Then `draws` times every value of every image
     changes at random by one grey level at most: "disturbed" is the share of hits among all pairs
-    after that, "moved" that of maxima which move by more than the tolerance. "sum" is the median
-    over pairs of the sum of the absolute values.
+    after that, "moved" that of maxima which move by more than the tolerance (NaN for both if
+    `draws` is 0). "sum" is the median over pairs of the sum of the absolute values.
     """
     sizes = np.array([photograph.size for photograph in pairs.photographs])
 
@@ -221,8 +221,8 @@ def play(
             **dict(zip(("method", "rules", "layer"), names, strict=True)),
             "all": float(near(points).mean()),
             "difficult": float(near(points)[pairs.difficult].mean()),
-            "disturbed": float(np.mean([near(other) for other in others])),
-            "moved": float((np.array(moves) > TOLERANCE).mean()),
+            "disturbed": float(np.mean([near(other) for other in others])) if others else np.nan,
+            "moved": float((np.array(moves) > TOLERANCE).mean()) if others else np.nan,
             "sum": float(np.median(sums)),
         }
 

@@ -61,6 +61,10 @@ def refusal(capsys, *arguments):
     return err
 
 
+#: Seconds until a process counts as hung: with many others on the machine, all of them take long.
+PATIENCE = 600
+
+
 def process(*arguments, stderr=subprocess.PIPE):
     """The command as a process of its own, which may run in any folder."""
     package = Path(excitation_jax.__file__).parent
@@ -105,7 +109,7 @@ def test_a_mistyped_command_line_is_one_line(arguments, message, capsys):
 
 def test_running_as_a_module():
     running = process("--help")
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 0 and "usage: excitation-jax" in out and not err
 
 
@@ -226,7 +230,7 @@ def test_a_terminal_gets_a_progress_bar_on_stderr():
         while chunk := os.read(terminal, 4096):
             shown += chunk
     os.close(terminal)
-    out, _ = running.communicate(timeout=60)
+    out, _ = running.communicate(timeout=PATIENCE)
     assert running.returncode == 0
     assert "pool8" in out and "tracing" not in out
     assert b"loading JAX" in shown and b"tracing" in shown
@@ -417,7 +421,7 @@ def test_ctrl_c_of_the_process_is_one_word(elsewhere, photo):
         except OSError:  # the process has not opened its end yet
             time.sleep(0.1)
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=PATIENCE)
     os.close(writer)
     assert (running.returncode, out, err) == (130, "", "interrupted\n")
     assert sorted(file.name for file in elsewhere.iterdir()) == ["photo.jpg", "slow.jpg"]

@@ -8,7 +8,6 @@ gives are the marginal winning probabilities that the library has to return.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -30,12 +29,6 @@ LEAK = 0.1
 EPSILON = 1e-3
 CLASSES = 3
 ACTIVATIONS = ("relu", "leaky", "tanh", "elu")
-# The graphs are tiny and run once: compile them quickly. (The second is gone from newer XLA.)
-FAST: dict[str, Any] = {}
-for option in ({"xla_backend_optimization_level": 0}, {"xla_cpu_use_fusion_emitters": False}):
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        jax.jit(jnp.negative, compiler_options=option)(1.0)
-        FAST |= option
 
 check_many = settings(
     max_examples=200,
@@ -207,11 +200,10 @@ class Chain:
                 blocks = self._transitions(i, top_sign)
             for j, block in zip(node.parents, blocks, strict=True):
                 q[self._slice(i), self._slice(j)] += block
-        fundamental = np.linalg.inv(np.eye(n) - q)
         self.absorbing = np.isclose(q.sum(axis=1), 0)
         prior = np.zeros(n)
         prior[self._slice(len(self.nodes) - 1)] = start
-        found = prior @ fundamental
+        found = np.linalg.solve(np.eye(n) - q.T, prior)  # prior @ N, without N
         self.total_visits = found
         return [found[self._slice(i)].reshape(v.shape) for i, v in enumerate(self.values)]
 
@@ -624,7 +616,7 @@ def library_maps(
         names = ["n0", *(f"n{i}" for i in indices)]
         return ej.excitation_vjp(model, params, x, prior, layer=names, contrastive=contrastive)
 
-    e = jax.jit(explain, compiler_options=FAST)(network.params, x, prior)
+    e = jax.jit(explain)(network.params, x, prior)
     return {int(name[1:]): np.asarray(p) for name, p in e.mwp.items()}, np.asarray(e.outputs)
 
 
@@ -675,6 +667,6 @@ def test_outputs_are_equal_to_the_last_bit(network: Network) -> None:
     def model(x: jax.Array) -> jax.Array:
         return run(network, params, x)
 
-    plain = jax.jit(model, compiler_options=FAST)(x)
-    excited = jax.jit(ej.excite(model), compiler_options=FAST)(x)
+    plain = jax.jit(model)(x)
+    excited = jax.jit(ej.excite(model))(x)
     np.testing.assert_array_equal(plain, excited)
