@@ -38,7 +38,7 @@ from excitation_jax.evaluation.progress import bar
 from excitation_jax.evaluation.store import Store
 from excitation_jax.models import mobilenet_v2
 
-LAYERS = ("block3", "block5", "block6", "block8", "block11", "auto", "block13", "block16")
+LAYERS = ("block3", "block5", "block6", "block8")  # the best ones at a side of 224
 BLURS = (0.0, 0.02, 0.05)  # of the gradient, as a share of the input's side
 FOLDS = 5
 BATCH = 8
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--voc", type=Path, required=True)
     parser.add_argument("--coco", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--side", type=int, default=224, help="of the network's input (224)")
+    parser.add_argument("--side", type=int, default=320, help="of the network's input (320)")
     parser.add_argument("--layers", nargs="+", default=LAYERS, metavar="NAME")
     options = parser.parse_args()
     parts = read(options.voc, options.coco)
