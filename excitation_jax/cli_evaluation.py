@@ -35,7 +35,8 @@ _BOXES = """\
 Boxes of dominant objects: the tightest box round what exceeds alpha times the mean of a map of a
 photograph's class is right if it overlaps enough with an object's (intersection over union of at
 least 1/2). Alpha is the best of 0, 0.5, ..., 10 on photographs that are held out. Prints the share
-of wrong boxes among the others and writes it to DIR as boxes.json.
+of wrong boxes among the others and writes it to DIR as boxes.json, with each category in boxes.png
+and boxes to look at in gallery/index.html.
 
   excitation-jax eval boxes --data digits --model digits --out digits_boxes
   excitation-jax eval boxes --data imagenet --folder val --annotations val_annotations \\
@@ -86,14 +87,7 @@ def add(
         metavar="FILE",
         help="a list of the difficult pairs in TorchRay's format (default: by the papers' rule)",
     )
-    add(
-        "--gallery",
-        type=int,
-        default=12,
-        metavar="N",
-        help="of each method, show N hits and N misses in DIR/gallery/index.html, and N pairs on "
-        "which methods disagree; 0: no gallery (default: %(default)s)",
-    )
+    _add_gallery(pointing)
     _add_run(pointing)
 
     boxes = experiments.add_parser(
@@ -128,6 +122,7 @@ def add(
         metavar="N",
         help="alpha is chosen on every N-th photograph, the first included (default: %(default)s)",
     )
+    _add_gallery(boxes)
     _add_run(boxes)
 
     text = experiments.add_parser(
@@ -211,6 +206,17 @@ def _add_maps(parser: argparse.ArgumentParser, models: Sequence[str], weights: s
         metavar="SHARE",
         help="of maps as fine as the input: standard deviation as a share of the longer side "
         "(default: %(default)s)",
+    )
+
+
+def _add_gallery(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gallery",
+        type=int,
+        default=12,
+        metavar="N",
+        help="of each method, show N hits and N misses in DIR/gallery/index.html, and N pairs on "
+        "which methods disagree; 0: no gallery (default: %(default)s)",
     )
 
 

@@ -1,6 +1,7 @@
 """Boxes of dominant objects against an implementation of loops, on random maps and objects."""
 
 import json
+import re
 from fractions import Fraction
 
 import jax
@@ -119,6 +120,14 @@ def test_counts_equal_those_of_loops(made, batch, every):
             right, total = plain_error(dataset, heats, alpha, places)
             assert counts.right[0, part, a].sum() == right
             assert counts.pairs[part].sum() == total
+    # Pairs to look at are those that are not held out, at one alpha for each method.
+    blocks = records_of(experiment, heats, batch)
+    for a in range(len(ALPHAS)):
+        pairs = list(boxes.outcomes(blocks, experiment, every, [a, 0]))
+        assert len(pairs) == counts.pairs[1].sum() and {p.place for p in pairs} <= set(rest)
+        assert [sum(pair.hits[m] for pair in pairs) for m in (0, 1)] == [
+            counts.right[0, 1, a].sum(), counts.right[1, 1, 0].sum()
+        ]  # fmt: skip
     # The whole photograph's box does not depend on the map or alpha.
     assert (counts.right[1] == counts.right[1, :, :1]).all()
 
@@ -190,9 +199,16 @@ def evaluate(capsys, *arguments):
 
 def test_digits_from_the_command_line_and_a_run_is_continued(capsys, tmp_path):
     call = ["--data", "digits", "--model", "digits", "--limit", "12", "--batch", "4",
-            "--methods", "c-mwp", "--out", tmp_path / "run"]  # fmt: skip
-    code, out, err = evaluate(capsys, *call, "--held-out", "3")
+            "--methods", "c-mwp", "--gallery", "0", "--out", tmp_path / "run"]  # fmt: skip
+    code, out, err = evaluate(capsys, *call, "--held-out", "3", "--gallery", "2")
     assert code == 0 and err == "", err
+    assert "gallery/index.html" in out and "fare otherwise" not in out
+    page = (tmp_path / "run" / "gallery" / "index.html").read_text("utf-8")
+    shown = set(re.findall(r'<img src="(.*?)"', page))
+    assert len(shown) == 4 and page.count('<figure class="hit">') == 2
+    assert {path.name for path in (tmp_path / "run/gallery").iterdir()} == {"index.html", *shown}
+    assert len(re.findall(r"IoU 0\.[5-9]\d, hits|IoU 0\.[0-4]\d, misses", page)) == 4
+    assert (tmp_path / "run" / "boxes.png").read_bytes().startswith(b"\x89PNG")
     assert "boxes, digit scenes test: 8 images" in out and "alpha chosen on 4 others" in out
     found = json.loads((tmp_path / "run" / "boxes.json").read_text())
     assert found["methods"]["c-mwp"]["error"] < 0.5 < found["methods"]["whole"]["error"]
@@ -226,7 +242,7 @@ def test_imagenet_in_its_own_layout(capsys, tmp_path):
         capsys, "--data", "imagenet", "--folder", tmp_path / "val", "--annotations",
         tmp_path / "boxes", "--synsets", tmp_path / "synsets.txt", "--model", "cifar_resnet20",
         "--weights", tmp_path / "weights", "--held-out", "2", "--out", tmp_path / "run",
-        "--methods", "mwp",
+        "--methods", "mwp", "--gallery", "1",
     )  # fmt: skip
     assert code == 0, err
     assert "boxes, ImageNet validation: 2 images, 2 pairs" in out

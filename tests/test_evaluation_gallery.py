@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import jax
@@ -114,7 +115,7 @@ def played(folder, *, masks, preprocessing, count=9):
     table = PointingTable(dataset.name, dataset.classes, titles, counts, count, game.rules)
     look = Look(scores, jnp.float32(2), preprocessing, dataset, game.canvas, game.blur, batch=4)
     outcomes = list(pointing.outcomes(store.blocks()))
-    return PointingGallery(game, table, outcomes, look, "network & weights")
+    return PointingGallery(outcomes, look, "network & weights", game, table)
 
 
 class Reader(HTMLParser):
@@ -229,12 +230,10 @@ def test_another_verdict_than_that_of_the_records_is_said(tmp_path):
     gallery = played(tmp_path, masks=False, preprocessing=WHOLE, count=2)
     first, *others = gallery.outcomes
     turned = first._replace(hits=(not first.hits[0], *first.hits[1:]))
-    other = PointingGallery(
-        gallery.game, gallery.table, [turned, *others], gallery.look, gallery.network
-    )
+    other = replace(gallery, outcomes=[turned, *others])
     assert other.write(tmp_path / "gallery", 9) == 1
     text = Reader((tmp_path / "gallery" / "index.html").read_text("utf-8")).text
-    assert "Computed again, in another batch, the maximum is here, and not as in the" in text
+    assert "Computed again, in another batch, it is as drawn here, and not as in the" in text
 
 
 def test_where_drawing_fails_the_older_gallery_stays(tmp_path):

@@ -25,12 +25,14 @@ class Again(NamedTuple):
     Attributes:
         heat: float32 (H, W), as large as the photograph; minus infinity where the network's input
             shows nothing of it.
+        cells: float32 (h, w), the map as it was made, in its own resolution.
         point: row and column of the maximum.
         score: the network's, of the category.
         rank: how many categories have a score as high or higher, this one included.
     """
 
     heat: NDArray[np.float32]
+    cells: NDArray[np.float32]
     point: tuple[int, int]
     score: float
     rank: int
@@ -76,7 +78,8 @@ class Look:
             scores = self.apply(variables, images)
             scores = scores.mean(tuple(range(1, scores.ndim - 1)))
             own = jnp.take_along_axis(scores, classes, axis=1)
-            return heat, jax.vmap(peak)(heat), own[:, 0], (scores >= own).sum(axis=1)
+            cells = found[:, 0].astype(jnp.float32)
+            return heat, cells, jax.vmap(peak)(heat), own[:, 0], (scores >= own).sum(axis=1)
 
         examples = [self.dataset[pair.place] for pair in pairs]
         batches = Batches(examples, self.preprocessing, self.batch, threads=self.threads)
@@ -85,7 +88,10 @@ class Look:
             own = [examples[row] for row in rows]
             questions = asked(own, batch, [[pairs[row].category] for row in rows])
             outputs = jax.device_get(compute(self.variables, questions))
-            for row, example, heat, point, score, rank in zip(rows, own, *outputs, strict=False):
+            for row, example, heat, cells, point, score, rank in zip(
+                rows, own, *outputs, strict=False
+            ):
                 height, width = example.size
                 place = int(point[0]), int(point[1])
-                yield pairs[row], Again(heat[:height, :width], place, float(score), int(rank))
+                shown = heat[:height, :width]
+                yield pairs[row], Again(shown, cells, place, float(score), int(rank))

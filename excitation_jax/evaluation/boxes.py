@@ -11,7 +11,7 @@ box is right. So what is held out can be chosen once all is computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,6 +23,7 @@ from .. import maps as _maps
 from ..data.pipeline import Batch
 from ..data.records import Dataset, Example
 from ..models.preprocessing import Preprocessing
+from .choice import Outcome
 from .points import MapFunction, Questions, asked, blurred
 
 ALPHAS = tuple(step / 2 for step in range(21))
@@ -125,7 +126,7 @@ class BoxLocalisation:
                 )
             height, width = example.size
             whole = np.broadcast_to([0, 0, width, height], (1, *corners.shape[1:]))
-            made = np.concatenate([self._in_photograph(corners, example), whole])
+            made = np.concatenate([self.in_photograph(corners, example), whole])
             for k, category in enumerate(classes_in(example, self.dataset.classes)):
                 own = example.boxes(self.dataset.classes[category])
                 right = overlaps(made[:, k], own).max(axis=-1) >= OVERLAP
@@ -133,12 +134,12 @@ class BoxLocalisation:
                 record[:, k] |= bits.astype(np.uint32) | np.uint32(PLAYED)
         return found
 
-    def _in_photograph(self, corners: NDArray[np.int32], example: Example) -> NDArray[np.float64]:
+    def in_photograph(self, corners: ArrayLike, example: Example) -> NDArray[np.float64]:
         """Boxes (..., 4) in pixels of the input in those of the photograph."""
         height, width = self.preprocessing.size
         x0, y0, x1, y1 = self.preprocessing.window(example.size)
         scale = np.array([(x1 - x0) / width, (y1 - y0) / height] * 2)
-        return corners * scale + np.array([x0, y0] * 2)
+        return np.asarray(corners) * scale + np.array([x0, y0] * 2)
 
 
 def count(blocks: Iterable[NDArray[np.uint32]], experiment: BoxLocalisation, every: int) -> Counts:
@@ -170,6 +171,25 @@ def count(blocks: Iterable[NDArray[np.uint32]], experiment: BoxLocalisation, eve
     if place != len(dataset):
         raise ValueError(f"there are {place} records of {len(dataset)} photographs")
     return found
+
+
+def outcomes(
+    blocks: Iterable[NDArray[np.uint32]], experiment: BoxLocalisation, every: int,
+    best: Sequence[int],
+) -> Iterator[Outcome]:  # fmt: skip
+    """The pairs that are not held out, in order: whose box is right.
+
+    Args:
+        blocks, experiment, every: see `count`.
+        best: each method's alpha, by its place.
+    """
+    dataset = experiment.dataset
+    for place, record in enumerate(record for block in blocks for record in block):
+        if place % every:
+            for k, category in enumerate(classes_in(dataset[place], dataset.classes)):
+                codes = zip(record[:, k].tolist(), best, strict=True)
+                hits = tuple(bool(bits >> alpha & 1) for bits, alpha in codes)
+                yield Outcome(place, category, False, hits)
 
 
 def overlaps(box: ArrayLike, boxes: ArrayLike) -> NDArray[np.float64]:

@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 import excitation_jax as ej
 
 from .. import data
@@ -16,8 +18,11 @@ from ..data.records import Dataset, Example
 from ..training.checkpoints import digest
 from . import boxes, plots, pointing, published, runner, setup, tables
 from .again import Look
+from .box_gallery import BoxGallery
 from .box_table import WHOLE, BoxTable
+from .pair_gallery import PairGallery
 from .pointing_gallery import PointingGallery
+from .points import canvas_of
 from .progress import Bar, bar
 from .store import Store, write_whole
 
@@ -36,8 +41,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
     rules = pointing.TORCHRAY if arguments.rules == "torchray" else pointing.PAPER
     rules = replace(rules, tolerance=arguments.tolerance)
     setup.check_run(arguments)
-    if arguments.gallery < 0:
-        raise ValueError(f"--gallery must not be negative, got {arguments.gallery}")
+    _check_gallery(arguments)
     with bar() as shown:
         shown.announce("reading the annotations")
         dataset = setup.read_examples(arguments)
@@ -69,20 +73,10 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         )  # fmt: skip
         report = [finished(arguments, "pointing", table)]
         write_whole(arguments.out / "pointing.png", _plot(table))
-        if arguments.gallery:
-            shown.announce("drawing the gallery")
-            look = Look(
-                model.apply, model.variables, model.preprocessing, dataset, game.canvas,
-                arguments.blur, arguments.batch, arguments.threads,
-            )  # fmt: skip
-            network = f"{model.name}, weights {digest(model.variables)}"
-            gallery = PointingGallery(
-                game, table, list(pointing.outcomes(store.blocks())), look, network
-            )
-            otherwise = gallery.write(arguments.out / "gallery", arguments.gallery)
-            report.append(f"wrote {(arguments.out / 'gallery' / 'index.html').resolve()}")
-            if otherwise:
-                report.append(f"{otherwise} maps fare otherwise computed again: see the gallery")
+        outcomes = list(pointing.outcomes(store.blocks()))
+        look, network = _look(arguments, model, dataset)
+        gallery = PointingGallery(outcomes, look, network, game, table)
+        report += _drawn(arguments, gallery, shown)
     return "\n".join(report)
 
 
@@ -95,6 +89,7 @@ def box_localisation(arguments: argparse.Namespace) -> str:
     setup.check_run(arguments)
     if arguments.held_out < 2:
         raise ValueError(f"--held-out must be at least 2, got {arguments.held_out}")
+    _check_gallery(arguments)
     with bar() as shown:
         shown.announce("reading the annotations")
         dataset = setup.read_examples(arguments).where(lambda example: bool(example.objects))
@@ -115,15 +110,22 @@ def box_localisation(arguments: argparse.Namespace) -> str:
             "blur": arguments.blur,
         }
         store = records(arguments, experiment, model, dataset, settings, shown)
-    if store is None:
-        return unfinished(arguments)
-    held_out = len(range(0, len(dataset), arguments.held_out))
-    table = BoxTable(
-        dataset.name, dataset.classes, {**titles, WHOLE: "the whole photograph"}, experiment.alphas,
-        boxes.count(store.blocks(), experiment, arguments.held_out), len(dataset) - held_out,
-        held_out,
-    )  # fmt: skip
-    return finished(arguments, "boxes", table)
+        if store is None:
+            return unfinished(arguments)
+        held_out = len(range(0, len(dataset), arguments.held_out))
+        table = BoxTable(
+            dataset.name, dataset.classes, {**titles, WHOLE: "the whole photograph"},
+            experiment.alphas, boxes.count(store.blocks(), experiment, arguments.held_out),
+            len(dataset) - held_out, held_out,
+        )  # fmt: skip
+        report = [finished(arguments, "boxes", table)]
+        write_whole(arguments.out / "boxes.png", _plot_of_boxes(table))
+        best = [table.best(method) for method in range(len(table.methods))]
+        outcomes = list(boxes.outcomes(store.blocks(), experiment, arguments.held_out, best))
+        look, network = _look(arguments, model, dataset)
+        gallery = BoxGallery(outcomes, look, network, experiment, table)
+        report += _drawn(arguments, gallery, shown)
+    return "\n".join(report)
 
 
 def records(
@@ -169,6 +171,44 @@ def finished(arguments: argparse.Namespace, name: str, table: Table) -> str:
     write_whole(arguments.out / f"{name}.txt", f"{table}\n")
     write_whole(arguments.out / f"{name}.json", table.json())
     return f"{table}\n\nwrote {(arguments.out / f'{name}.json').resolve()}"
+
+
+def _check_gallery(arguments: argparse.Namespace) -> None:
+    if arguments.gallery < 0:
+        raise ValueError(f"--gallery must not be negative, got {arguments.gallery}")
+
+
+def _look(
+    arguments: argparse.Namespace, model: setup.Model, dataset: Dataset[Example]
+) -> tuple[Look, str]:
+    """What makes the maps of a gallery again, and the network's name there."""
+    look = Look(
+        model.apply, model.variables, model.preprocessing, dataset, canvas_of(dataset),
+        arguments.blur, arguments.batch, arguments.threads,
+    )  # fmt: skip
+    return look, f"{model.name}, weights {digest(model.variables)}"
+
+
+def _drawn(arguments: argparse.Namespace, gallery: PairGallery, shown: Bar) -> list[str]:
+    """Writes a gallery, if one is wanted; returns what to say of it."""
+    if not arguments.gallery:
+        return []
+    shown.announce("drawing the gallery")
+    otherwise = gallery.write(arguments.out / "gallery", arguments.gallery)
+    report = [f"wrote {(arguments.out / 'gallery' / 'index.html').resolve()}"]
+    if otherwise:
+        report.append(f"{otherwise} maps fare otherwise computed again: see the gallery")
+    return report
+
+
+def _plot_of_boxes(table: BoxTable) -> bytes:
+    right = np.stack([table.counts.right[m, 1, table.best(m)] for m in range(len(table.methods))])
+    pairs = np.broadcast_to(table.counts.pairs[1], right.shape)
+    there = pairs[0] > 0
+    means = (right[:, there] / pairs[:, there]).mean(axis=1)
+    panel = plots.Panel("right boxes", right, pairs, means.tolist())
+    title = f"Boxes, {table.title}, {table.images} images"
+    return plots.png(plots.per_category(title, [*table.methods.values()], table.classes, [panel]))
 
 
 def _plot(table: tables.PointingTable) -> bytes:

@@ -37,10 +37,10 @@ class Drawing:
         self._line = max(2, round(max(self.image.size) / 250))
         self._draw = ImageDraw.Draw(self.image)
 
-    def boxes(self, boxes: Iterable[Box]) -> None:
-        """Draws boxes x0, y0, x1, y1 in pixels of the photograph."""
+    def boxes(self, boxes: Iterable[Box], found: bool = False) -> None:
+        """Draws boxes x0, y0, x1, y1 in pixels of the photograph: true ones, or found ones."""
         places = [[round(edge * self._factor) for edge in box] for box in boxes]
-        for extra, colour in ((1, _CASING), (0, _TRUTH)):
+        for extra, colour in ((1, _CASING), (0, _POINT if found else _TRUTH)):
             for x0, y0, x1, y1 in places:
                 # On the image's border the line and its casing stay within it.
                 corners = (

@@ -22,7 +22,7 @@ from ..data.difficult import is_difficult
 from ..data.pipeline import Batch
 from ..data.records import Dataset, Example
 from .choice import Outcome
-from .points import MapFunction, Points, Questions, asked, points
+from .points import MapFunction, Points, Questions, asked, canvas_of, points
 
 #: Flags of a record's numbers, for a class: the photograph was done; the class is played with in
 #: it; its map hit; it is difficult.
@@ -113,9 +113,7 @@ class PointingGame:
     canvas: tuple[int, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        sizes = np.array([example.size for example in self.dataset]).reshape(-1, 2)
-        canvas = tuple(int(side) for side in sizes.max(axis=0, initial=1))
-        object.__setattr__(self, "canvas", canvas)
+        object.__setattr__(self, "canvas", canvas_of(self.dataset))
 
     @property
     def shape(self) -> tuple[int, int]:

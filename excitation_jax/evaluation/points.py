@@ -121,6 +121,13 @@ def peak(heat: jax.Array) -> jax.Array:
     return jnp.stack(_maps.point(heat)).astype(jnp.int32)
 
 
+def canvas_of(examples: Sequence[Example]) -> tuple[int, int]:
+    """Height and width that no photograph exceeds."""
+    sizes = np.array([example.size for example in examples]).reshape(-1, 2)
+    height, width = sizes.max(axis=0, initial=1).tolist()
+    return height, width
+
+
 def asked(examples: Sequence[Example], batch: Batch, classes: Sequence[Sequence[int]]) -> Questions:
     """What is asked about the photographs of a batch.
 

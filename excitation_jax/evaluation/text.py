@@ -40,7 +40,7 @@ from ..data.records import Dataset
 from . import proposals as _proposals
 from .boxes import overlaps
 from .detection import suppress
-from .points import MapFunction, Questions, asked, blurred
+from .points import MapFunction, Questions, asked, blurred, canvas_of
 from .proposals import Proposals
 
 OVERLAP = 0.5  # of a proposal that localises a phrase: its intersection over union with a box of it
@@ -130,9 +130,8 @@ class TextToRegion:
 
     def __post_init__(self) -> None:
         most = max([1, *(len(phrases(example)) for example in self.dataset)])
-        sizes = np.array([example.size for example in self.dataset]).reshape(-1, 2)
         object.__setattr__(self, "_most", most)
-        object.__setattr__(self, "_canvas", tuple(sizes.max(axis=0, initial=1).tolist()))
+        object.__setattr__(self, "_canvas", canvas_of(self.dataset))
 
     @property
     def shape(self) -> tuple[int, int, int]:
