@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import jax
@@ -14,21 +11,6 @@ import pytest
 # A traced program is many objects that live long; looking for garbage among the millions of them
 # that a process holds in the end takes a second each time.
 gc.set_threshold(100_000, 20, 50)
-
-#: XLA's newer way to compile for the CPU takes twice as long, and no test is about it.
-QUICKLY = "--xla_cpu_use_fusion_emitters=false"
-
-
-def known(flag: str) -> bool:
-    """Whether the XLA at hand has the flag: it ends a process that sets one it does not have."""
-    environment = {**os.environ, "XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
-    probe = [sys.executable, "-c", "import jax; jax.devices()"]
-    return subprocess.run(probe, env=environment, capture_output=True).returncode == 0
-
-
-# Read when JAX is first used; the workers of pytest-xdist inherit it.
-if "PYTEST_XDIST_WORKER" not in os.environ and known(QUICKLY):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}".strip()
 
 #: Modules whose programs are small. The others compute enough to be worth XLA's optimisations, or
 #: measure them.

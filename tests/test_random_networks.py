@@ -8,6 +8,7 @@ gives are the marginal winning probabilities that the library has to return.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -29,6 +30,13 @@ LEAK = 0.1
 EPSILON = 1e-3
 CLASSES = 3
 ACTIVATIONS = ("relu", "leaky", "tanh", "elu")
+# The graphs are tiny and run once: compile them quickly. (The second is gone from newer XLA.)
+FAST: dict[str, Any] = {}
+for option in ({"xla_backend_optimization_level": 0}, {"xla_cpu_use_fusion_emitters": False}):
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        jax.jit(jnp.negative, compiler_options=option)(1.0)
+        FAST |= option
+
 
 check_many = settings(
     max_examples=200,
@@ -616,7 +624,7 @@ def library_maps(
         names = ["n0", *(f"n{i}" for i in indices)]
         return ej.excitation_vjp(model, params, x, prior, layer=names, contrastive=contrastive)
 
-    e = jax.jit(explain)(network.params, x, prior)
+    e = jax.jit(explain, compiler_options=FAST)(network.params, x, prior)
     return {int(name[1:]): np.asarray(p) for name, p in e.mwp.items()}, np.asarray(e.outputs)
 
 
@@ -667,6 +675,6 @@ def test_outputs_are_equal_to_the_last_bit(network: Network) -> None:
     def model(x: jax.Array) -> jax.Array:
         return run(network, params, x)
 
-    plain = jax.jit(model)(x)
-    excited = jax.jit(ej.excite(model))(x)
+    plain = jax.jit(model, compiler_options=FAST)(x)
+    excited = jax.jit(ej.excite(model), compiler_options=FAST)(x)
     np.testing.assert_array_equal(plain, excited)
