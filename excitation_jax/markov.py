@@ -13,16 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from . import _compat
 from .hidden import Hidden
-from .orientation import Read
+from .orientation import Read, SignReader
 from .prepare import prepare
-from .program import Op, Value, read_value
+from .program import Op, Value
 from .rules.linear import Affine, Sum
 from .rules.pooling import Winner
 from .rules.rule import Flow, Inside, Step, Structure, Through
@@ -64,12 +64,9 @@ class MarkovChain:
           An array shaped like the layer.
         """
         place, shape = self.places[layer]
-        visits = np.zeros(len(self.transition))
-        visits[self.starts] = np.ravel(signal)
-        # Children stand before their parents, so each row of N's equation is solved by the time
-        # that it is read: no need to invert it.
-        for neuron in reversed(range(place.stop, len(visits))):
-            visits += visits[neuron] * self.transition[neuron]
+        start = np.zeros(len(self.transition))
+        start[self.starts] = np.ravel(signal)
+        visits = np.linalg.solve(np.eye(len(start)) - self.transition.T, start)
         return visits[place].reshape(shape)
 
 
@@ -98,13 +95,13 @@ def markov_chain(
     plan, program = prepared.plan, prepared.program
     if len(prepared.tapped) != 1 or len(program.outputs) != 1:
         raise ValueError("a Markov chain is written out for one input and one output array")
-    steps = [plan.steps[op] for op in program.ops if op in plan.steps]
-    for step in steps:
-        if isinstance(step.plan, Inside):
-            raise NotImplementedError(
-                f"no matrix for the {step.site.op.primitive.name} in "
-                f"{step.site.path or 'the model'}: write the loop or branch out"
-            )
+    env: dict[Value, Any] = {**program.constants}
+    env.update(zip(program.captured, prepared.captured, strict=True))
+    env.update(zip(program.inputs, jax.tree.leaves((params, x)), strict=True))
+    for op in program.ops:
+        operands = [env[v] if v.literal is None else v.literal for v in op.inputs]
+        env.update(zip(op.outputs, _compat.bind(op.primitive, op.params, *operands), strict=True))
+
     order = [prepared.tapped[0]]
     order += [value for op in program.ops for value in op.outputs if value in plan.reached]
     order = list(dict.fromkeys(order))
@@ -118,22 +115,9 @@ def markov_chain(
         value: slice(int(end) - int(np.prod(value.shape)), int(end))
         for value, end in zip(order, ends, strict=True)
     }
-
-    @jax.jit  # one compilation, not several for each operation
-    def read(captured: list[Any], leaves: list[Any]) -> list[_Reading]:
-        env: dict[Value, Any] = {**program.constants}
-        env.update(zip(program.captured, captured, strict=True))
-        env.update(zip(program.inputs, leaves, strict=True))
-        for op in program.ops:
-            operands = [read_value(env, value) for value in op.inputs]
-            made = _compat.bind(op.primitive, op.params, *operands)
-            env.update(zip(op.outputs, made, strict=True))
-        return [_read(step, env, plan.hidden) for step in steps]
-
     transition = np.zeros((ends[-1], ends[-1]))
-    readings = read(prepared.captured, jax.tree.leaves((params, x)))
-    for step, reading in zip(steps, readings, strict=True):
-        for value, block in _blocks(step, reading):
+    for step in plan.steps.values():
+        for value, block in _blocks(step, env, plan.hidden):
             for output, rows in zip(step.site.op.outputs, block, strict=True):
                 if output in where:
                     transition[where[output], where[value]] += rows
@@ -146,44 +130,9 @@ def markov_chain(
     return MarkovChain(transition, where[program.outputs[0]], places)
 
 
-class _Reading(NamedTuple):
-    """What the blocks of an operation are made of; by position of the operand.
-
-    Attributes:
-      matrices: the operation's Jacobians, one per output.
-      operands: x. gates: what a bound of it is to be multiplied with.
-      hidden: which elements are constants.
-      signs: of the scale behind it, where one counts. output_sign: the same of the output.
-    """
-
-    matrices: dict[int, list[Any]]
-    operands: dict[int, Any]
-    gates: dict[int, Any]
-    hidden: dict[int, Any]
-    signs: dict[int, Any]
-    output_sign: Any
-
-
-def _read(step: Step, env: dict[Value, Any], hidden: Hidden) -> _Reading:
-    op, plan = step.site.op, step.plan
-    assert isinstance(plan, Structure | Flow | Through)
-    sources = () if isinstance(plan, Through) else plan.sources
-    # Of what moves elements, the rules know neither bounds nor scales.
-    flowing = sources if isinstance(plan, Flow) else ()
-    gated = {i: step.gated_inputs[i] for i in flowing}
-    oriented = {i: step.oriented_inputs[i] for i in flowing}
-    constants, behind = Read(env), step.oriented_output
-    return _Reading(
-        matrices={i: _matrices(op, i, env) for i in sources},
-        operands={i: read_value(env, op.inputs[i]) for i in sources},
-        gates={i: read_value(env, pair[1]) for i, pair in gated.items() if pair is not None},
-        hidden={i: hidden.elements(op.inputs[i], env) for i in sources},
-        signs={i: reader(constants) for i, reader in oriented.items() if reader is not None},
-        output_sign=None if behind is None else behind(constants),
-    )
-
-
-def _blocks(step: Step, reading: _Reading) -> list[tuple[Value, list[np.ndarray]]]:
+def _blocks(
+    step: Step, env: dict[Value, Any], hidden: Hidden
+) -> list[tuple[Value, list[np.ndarray]]]:
     """For each child value, the matrices (neurons of an output, neurons of the child)."""
     op, plan = step.site.op, step.plan
     if isinstance(plan, Through):
@@ -193,10 +142,13 @@ def _blocks(step: Step, reading: _Reading) -> list[tuple[Value, list[np.ndarray]
         block = np.zeros((len(rows), places.size))
         block[rows, np.ravel(np.broadcast_to(places, shape))] = 1
         return [(plan.source, [block])]
+    if isinstance(plan, Inside):
+        raise NotImplementedError(
+            f"no matrix for the {op.primitive.name} in {step.site.path or 'the model'}: write the "
+            "loop or branch out"
+        )
     assert isinstance(plan, Structure | Flow)
-    matrices = {
-        i: [np.asarray(matrix, float) for matrix in found] for i, found in reading.matrices.items()
-    }
+    matrices = {i: _matrices(op, i, env) for i in plan.sources}
     moves = isinstance(step.rule, Scatter) and not step.rule.added
     if moves or isinstance(plan, Structure) or isinstance(step.rule, Winner):
         return [(op.inputs[i], matrices[i]) for i in plan.sources]
@@ -209,14 +161,14 @@ def _blocks(step: Step, reading: _Reading) -> list[tuple[Value, list[np.ndarray]
     # Weights that depend on the input (attention) have no sign of their own.
     fixed = not all(facts.active for facts in step.site.operands)
     use_sign = weighted and fixed and step.rule.effective  # type: ignore[union-attr]
-    sign = _spread(reading.output_sign if use_sign else None, op.outputs[0])
+    sign = _sign(step.oriented_output if use_sign else None, op.outputs[0], env)
     excitation = {}
     for i in plan.sources:
         (matrix,) = matrices[i]
         positive = np.maximum(sign[:, None] * matrix if weighted else matrix, 0)
-        excitation[i] = positive * _activation(step, i, reading)[None, :]
+        excitation[i] = positive * _activation(step, i, env, hidden)[None, :]
     if isinstance(step.rule, Sum) and step.rule.clamped:  # a signal and a constant (R5)
-        constant = {i: np.ravel(reading.hidden[i]) for i in plan.sources}
+        constant = {i: np.ravel(hidden.elements(op.inputs[i], env)) for i in plan.sources}
         for i in plan.sources:
             alone = matrices[i][0] @ ~constant[i] * (matrices[1 - i][0] @ constant[1 - i])
             excitation[i] = np.where(alone[:, None] > 0, matrices[i][0], excitation[i])
@@ -230,38 +182,38 @@ def _blocks(step: Step, reading: _Reading) -> list[tuple[Value, list[np.ndarray]
     return [(op.inputs[i], [scale[:, None] * block]) for i, block in excitation.items()]
 
 
-def _matrices(op: Op, i: int, env: dict[Value, Any]) -> list[jax.Array]:
+def _matrices(op: Op, i: int, env: dict[Value, Any]) -> list[np.ndarray]:
     """The operation's Jacobians with respect to operand ``i``, one per output."""
-    operands = [read_value(env, value) for value in op.inputs]
+    operands = [env[v] if v.literal is None else v.literal for v in op.inputs]
 
     def apply(x: Any) -> list[Any]:
         return _compat.bind(op.primitive, op.params, *operands[:i], x, *operands[i + 1 :])
 
-    size = math.prod(op.inputs[i].shape)
+    size = int(np.prod(op.inputs[i].shape))
     return [
-        jacobian.reshape(math.prod(value.shape), size)
+        np.asarray(jacobian, float).reshape(math.prod(value.shape), size)
         for value, jacobian in zip(op.outputs, jax.jacrev(apply)(operands[i]), strict=True)
     ]
 
 
-def _activation(step: Step, i: int, reading: _Reading) -> np.ndarray:
+def _activation(step: Step, i: int, env: dict[Value, Any], hidden: Hidden) -> np.ndarray:
     """h of Eq. 6 for each neuron of operand ``i``."""
     value = step.site.op.inputs[i]
-    x = np.ravel(np.asarray(reading.operands[i], float))
+    x = np.ravel(np.asarray(env[value], float))
     if not step.rule.clamped:  # type: ignore[attr-defined]
         return x
     facts, gated = step.site.operands[i], step.gated_inputs[i]
     if gated is not None:
-        h = np.maximum(x - gated[0] * _spread(reading.gates[i], value), 0)
+        gate = np.broadcast_to(np.asarray(env[gated[1]], float), value.shape)
+        h = np.maximum(x - gated[0] * np.ravel(gate), 0)
     elif np.isfinite(facts.interval.low):
         h = np.maximum(x - facts.interval.low, 0)
     else:
-        h = np.maximum(_spread(reading.signs.get(i), value) * x, 0)
-    return np.where(np.ravel(reading.hidden[i]), 0, h)
+        h = np.maximum(_sign(step.oriented_inputs[i], value, env) * x, 0)
+    return np.where(np.ravel(hidden.elements(value, env)), 0, h)
 
 
-def _spread(factor: Any, value: Value) -> np.ndarray:
-    """A factor of a value's neurons, one for each of them; ones for None."""
-    return np.ravel(
-        np.broadcast_to(np.asarray(1 if factor is None else factor, float), value.shape)
-    )
+def _sign(reader: SignReader | None, value: Value, env: dict[Value, Any]) -> np.ndarray:
+    if reader is None:
+        return np.ones(int(np.prod(value.shape)))
+    return np.ravel(np.broadcast_to(np.asarray(reader(Read(env)), float), value.shape))

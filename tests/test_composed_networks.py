@@ -23,9 +23,9 @@ Collectives across devices have something to do in on_eight_devices.py only.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ from composed import TABLE, Program, alone, programs, programs_around
 from hypothesis import HealthCheck, given, settings
 
 import excitation_jax as ej
-from excitation_jax import _compat, markov
+from excitation_jax import markov
 from excitation_jax.rules import EXCITATION
 
 #: For a chain to be written out: its matrix has this many rows and columns.
@@ -65,57 +65,23 @@ def float64_compiled_quickly() -> Iterator[None]:
     jax.clear_caches()
 
 
-def top_down(model: Callable, x: jax.Array, prior: Any) -> tuple[jax.Array, jax.Array]:
-    """A model's outputs and the probabilities at its input, in one compilation."""
-
-    def both(x: jax.Array, prior: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs, pull = jax.vjp(ej.excite(model), x)
-        return outputs, pull(prior)[0]
-
-    return jax.jit(both)(x, prior)
-
-
-def one_by_one(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[jax.Array]:
-    """What a program computes, each operation compiled by itself, those of calls included.
-
-    (Under `jax.disable_jit` they would all be compiled once more than the model's own.)
-    """
-    env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
-
-    def read(variables: Sequence[Any]) -> list[Any]:
-        return [v.val if isinstance(v, _compat.Literal) else env[v] for v in variables]
-
-    for equation in jaxpr.eqns:
-        operands = read(equation.invars)
-        if equation.primitive in _compat.INLINED:
-            body = _compat.body(equation.primitive, equation.params)
-            made = one_by_one(*body, operands)
-        else:
-            made = _compat.bind(equation.primitive, equation.params, *operands)
-        env.update(zip(equation.outvars, made, strict=True))
-    return read(jaxpr.outvars)
-
-
 def check(program: Program) -> tuple[jax.Array, jax.Array, np.ndarray]:
     """What holds for every program with a floating-point input.
 
     Returns:
       The input, the prior, and the MWP.
     """
-    x, model = jnp.asarray(program.input()), functools.partial(program, program.params)
+    x = jnp.asarray(program.input())
+    with jax.disable_jit():
+        outputs = program(program.params, x)
+    found, pull = jax.vjp(ej.excite(functools.partial(program, program.params)), x)
     if program.loops:
-        outputs = jax.jit(model)(x)
-        prior = jnp.asarray(program.prior(outputs.shape))
-        found, mwp = top_down(model, x, prior)
         tolerance = 1e-10 if program.dtype == "float64" else 1e-4
         np.testing.assert_allclose(found, outputs, rtol=tolerance, atol=tolerance)
-    else:  # what XLA compiles together, it may round in another way
-        closed = jax.make_jaxpr(model)(x)
-        (outputs,) = one_by_one(closed.jaxpr, closed.consts, [x])
-        found, pull = jax.vjp(ej.excite(model), x)
+    else:
         np.testing.assert_array_equal(found, outputs)
-        prior = jnp.asarray(program.prior(outputs.shape))
-        (mwp,) = jax.jit(lambda prior: pull(prior))(prior)  # one compilation, not one for each op
+    prior = jnp.asarray(program.prior(outputs.shape))
+    (mwp,) = jax.jit(lambda prior: pull(prior))(prior)  # one compilation, not one for each op
     mwp = np.asarray(mwp)
     assert np.isfinite(outputs).all(), "a step of the table overflows"
     assert np.isfinite(mwp).all() and mwp.min() >= 0
@@ -124,7 +90,10 @@ def check(program: Program) -> tuple[jax.Array, jax.Array, np.ndarray]:
 
 
 def check_losses(program: Program, x: jax.Array, prior: jax.Array, mwp: np.ndarray) -> None:
-    report = ej.explain_rules(program, program.params, x, target=prior)
+    # Without loops, nothing is gained from compiling the report.
+    quickly = contextlib.nullcontext() if program.loops else jax.disable_jit()
+    with quickly:
+        report = ej.explain_rules(program, program.params, x, target=prior)
     assert report.reached == pytest.approx(mwp.sum(), abs=1e-4)
     lost = sum(row.lost or 0 for row in report.rows)
     assert report.reached + lost == pytest.approx(1, abs=1e-4)
@@ -178,8 +147,8 @@ def test_settled_loops_and_branches_against_the_program_written_out(kind: str) -
     def holds(program: Program) -> None:
         x, prior, mwp = check(program)
         written_out = program.written_out(program.params, x)
-        _, wanted = top_down(functools.partial(written_out, program.params), x, prior)
-        np.testing.assert_allclose(mwp, wanted, rtol=0, atol=1e-5)
+        _, pull = jax.vjp(ej.excite(functools.partial(written_out, program.params)), x)
+        np.testing.assert_allclose(mwp, pull(prior)[0], rtol=0, atol=1e-5)
 
     holds()
 
@@ -202,12 +171,12 @@ def test_tokens_get_the_probability_of_what_was_found() -> None:
     def holds(program: Program) -> None:
         tokens = program.input()
         found = jnp.asarray(program.look_up(tokens))
-        after = functools.partial(program.after, program.params)
-        prior = program.prior(jax.eval_shape(after, found).shape)
-        outputs, wanted = top_down(after, found, prior)
+        outputs, pull = jax.vjp(ej.excite(functools.partial(program.after, program.params)), found)
+        prior = program.prior(outputs.shape)
         result = ej.excitation_vjp(program, program.params, tokens, prior)
         np.testing.assert_allclose(result.outputs, outputs, rtol=1e-10, atol=1e-10)
-        np.testing.assert_allclose(result.mwp, wanted.sum(-1), rtol=0, atol=1e-5)
+        wanted = pull(jnp.asarray(prior))[0].sum(-1)
+        np.testing.assert_allclose(result.mwp, wanted, rtol=0, atol=1e-5)
 
     holds()
 
