@@ -18,7 +18,7 @@ SMALL = {
     "test_calls", "test_contrastive", "test_gates", "test_masks", "test_method_properties",
     "test_methods", "test_nnx", "test_operations", "test_own_rules", "test_random_networks",
     "test_relevance", "test_report", "test_scatter", "test_tdam", "test_transformations",
-    "test_winner_take_all", "test_zoo",
+    "test_winner_take_all",
 }  # fmt: skip
 
 

@@ -39,18 +39,6 @@ ARCHITECTURES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def optimised_where_that_pays(request: pytest.FixtureRequest) -> None:
-    """XLA has a library's convolutions for float32 only: those of float64 are its own code.
-
-    GoogLeNet's many small ones take longer to optimise than to run without.
-    """
-    options = getattr(request.node, "callspec", None)
-    asked = {} if options is None else options.params
-    pays = asked.get("dtype") == "float64" and asked.get("arch") != "googlenet"
-    jax.config.update("jax_disable_most_optimizations", not pays)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_maps_of_generated_networks(arch: str, dtype: str) -> None:

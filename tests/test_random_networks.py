@@ -37,7 +37,6 @@ for option in ({"xla_backend_optimization_level": 0}, {"xla_cpu_use_fusion_emitt
         jax.jit(jnp.negative, compiler_options=option)(1.0)
         FAST |= option
 
-
 check_many = settings(
     max_examples=200,
     deadline=None,
@@ -208,10 +207,11 @@ class Chain:
                 blocks = self._transitions(i, top_sign)
             for j, block in zip(node.parents, blocks, strict=True):
                 q[self._slice(i), self._slice(j)] += block
+        fundamental = np.linalg.inv(np.eye(n) - q)
         self.absorbing = np.isclose(q.sum(axis=1), 0)
         prior = np.zeros(n)
         prior[self._slice(len(self.nodes) - 1)] = start
-        found = np.linalg.solve(np.eye(n) - q.T, prior)  # prior @ N, without N
+        found = prior @ fundamental
         self.total_visits = found
         return [found[self._slice(i)].reshape(v.shape) for i, v in enumerate(self.values)]
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import PartitionSpec
-from test_random_networks import CLASSES, Chain, Network, check_some, networks, run
+from test_random_networks import CLASSES, FAST, Chain, Network, check_some, networks, run
 
 import excitation_jax as ej
 from excitation_jax import methods
@@ -210,7 +210,7 @@ def every_relevance(
         return found.outputs, found.shares
 
     with jax.enable_x64(True):
-        found = jax.jit(explain)(network.params, x)
+        found = jax.jit(explain, compiler_options=FAST)(network.params, x)
         return jax.tree.map(np.asarray, found)
 
 

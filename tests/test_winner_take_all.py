@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from jax import lax
-from test_random_networks import Chain, Network, check_some, networks, run
+from test_random_networks import FAST, Chain, Network, check_some, networks, run
 
 import excitation_jax as ej
 from excitation_jax import methods
@@ -57,7 +57,7 @@ def test_one_winner_at_every_layer_on_its_way(network: Network) -> None:
         return ej.excitation_vjp(model, params, x, prior, layer=names, rules=rules).mwp
 
     with jax.enable_x64(True):
-        found = jax.jit(explain)(network.params, x, np.eye(3)[None])
+        found = jax.jit(explain, compiler_options=FAST)(network.params, x, np.eye(3)[None])
     chain = Chain(network, x[0])
     for unit in range(3):
         for i, winner in enumerate(winners(chain, unit)[:-1]):
@@ -81,6 +81,7 @@ def test_maps_of_a_batch_and_several_targets(network: Network) -> None:
             return
         explain = jax.jit(
             lambda p, x: methods.winner_take_all(model, p, x, targets, layer="n0"),
+            compiler_options=FAST,
         )
         found = explain(network.params, x)
     assert found.dtype == jnp.float32
