@@ -53,6 +53,8 @@ def check_run(arguments: argparse.Namespace) -> None:
     """Refuses numbers that no experiment can be run with."""
     if arguments.batch < 1 or arguments.threads < 1:
         raise ValueError("--batch and --threads must be positive")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ValueError(f"--limit must be positive, got {arguments.limit}")
     if not arguments.blur >= 0:
         raise ValueError(f"--blur must not be negative, got {arguments.blur}")
 
@@ -66,8 +68,6 @@ def read_examples(arguments: argparse.Namespace) -> Dataset[Example]:
         ValueError: arguments that do not belong together, or what the data set's reader refuses.
         OSError: a file is missing or cannot be read.
     """
-    if arguments.limit is not None and arguments.limit < 1:
-        raise ValueError(f"--limit must be positive, got {arguments.limit}")
     if arguments.data == "digits":
         if arguments.folder:
             raise ValueError("--data digits is made in memory: leave --folder out")

@@ -84,8 +84,6 @@ def read_captioned(arguments: argparse.Namespace) -> Dataset[CaptionedExample]:
         ValueError: arguments that do not belong together, or what the data set's reader refuses.
         OSError: a file is missing or cannot be read.
     """
-    if arguments.limit is not None and arguments.limit < 1:
-        raise ValueError(f"--limit must be positive, got {arguments.limit}")
     if arguments.data == "digits":
         if arguments.folder or arguments.images or arguments.split:
             raise ValueError(
