@@ -37,8 +37,8 @@ import numpy as np
 from PIL import Image
 
 from excitation_jax import training
+from excitation_jax.cli.train import split
 from excitation_jax.models import mobilenet_v2
-from excitation_jax.training.command import split
 
 
 def main() -> None:

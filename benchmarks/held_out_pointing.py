@@ -30,13 +30,14 @@ import jax.numpy as jnp
 import numpy as np
 from mobilenet_pointing import PENALTY, train_head
 
-from excitation_jax import data, maps, methods, models, weight_files
+from excitation_jax import data, maps, methods, models
 from excitation_jax.data.pipeline import Batches
 from excitation_jax.data.records import Dataset, Example
-from excitation_jax.evaluation import pointing, runner
+from excitation_jax.evaluation import runner
+from excitation_jax.evaluation.pointing import pointing_game as pointing
 from excitation_jax.evaluation.progress import bar
 from excitation_jax.evaluation.store import Store
-from excitation_jax.models import mobilenet_v2
+from excitation_jax.models import mobilenet_v2, weight_files
 
 LAYERS = ("block3", "block5", "block6", "block8")  # the best ones at a side of 224
 BLURS = (0.0, 0.02, 0.05)  # of the gradient, as a share of the input's side

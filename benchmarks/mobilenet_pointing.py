@@ -32,9 +32,11 @@ from PIL import Image, ImageDraw
 from residual_rules import RULES
 
 import excitation_jax as ej
-from excitation_jax import maps, pictures
+from excitation_jax import maps
+from excitation_jax.cli import train
+from excitation_jax.maps import pictures
 from excitation_jax.models import mobilenet_v2
-from excitation_jax.training import VOC_CLASSES, Record, command, precision_of
+from excitation_jax.training import VOC_CLASSES, Record, precision_of
 
 LAYERS = ("block3", "block5", "block8", "block11", "auto", "block13")
 TOLERANCE = 15  # pixels of the photograph
@@ -256,7 +258,7 @@ def play(
 
 def split(voc: Path, coco: Path) -> tuple[list[Record], list[Photograph]]:
     """The photographs to train with, and the VOC07 test images to play with."""
-    training, tests = command.split(voc, "all", "voc07test", coco)
+    training, tests = train.split(voc, "all", "voc07test", coco)
     return training, [with_boxes(record, voc) for record in tests]
 
 

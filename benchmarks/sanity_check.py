@@ -42,8 +42,12 @@ from grid_pointing import recognised
 
 import excitation_jax as ej
 from excitation_jax import digits, maps
+from excitation_jax.explain.randomisation import (
+    RandomisationCheck,
+    randomisation_check,
+    rank_correlation,
+)
 from excitation_jax.models import cifar_resnet, squeezenet
-from excitation_jax.sanity import RandomisationCheck, randomisation_check, rank_correlation
 
 CONFIDENCE = 0.8
 METHODS = ("gradient", "MWP", "c-MWP")

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from excitation_jax.data import Dataset, Example, Object
-from excitation_jax.evaluation import pointing, runner
+from excitation_jax.evaluation import runner
+from excitation_jax.evaluation.pointing import pointing_game as pointing
 from excitation_jax.evaluation.store import Store
 from excitation_jax.models import Preprocessing
 

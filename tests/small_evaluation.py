@@ -29,10 +29,11 @@ from jax.sharding import PartitionSpec as P
 
 from excitation_jax import methods
 from excitation_jax.data.scenes import digit_scenes
-from excitation_jax.evaluation import pointing, runner
+from excitation_jax.evaluation import runner
+from excitation_jax.evaluation.pointing import pointing_game as pointing
+from excitation_jax.evaluation.pointing.table import PointingTable
 from excitation_jax.evaluation.points import Questions
 from excitation_jax.evaluation.store import Store
-from excitation_jax.evaluation.tables import PointingTable
 from excitation_jax.models import Preprocessing
 
 jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes the time

@@ -17,8 +17,10 @@ import pytest
 Image = pytest.importorskip("PIL.Image", reason='needs Pillow: pip install ".[plots]"')
 
 import excitation_jax  # noqa: E402
-from excitation_jax import class_names, networks, pictures  # noqa: E402
-from excitation_jax.cli import main  # noqa: E402
+from excitation_jax.cli import networks  # noqa: E402
+from excitation_jax.cli.parser import main  # noqa: E402
+from excitation_jax.data import class_names  # noqa: E402
+from excitation_jax.maps import pictures  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 CLASSES = SHARED / "imagenet_classes.txt"
@@ -363,8 +365,8 @@ def test_a_negative_seed_is_refused(capsys):
 
 def test_a_missing_extra_is_named(capsys, photo, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    monkeypatch.delitem(sys.modules, "excitation_jax.pictures")
-    monkeypatch.delattr("excitation_jax.pictures")
+    monkeypatch.delitem(sys.modules, "excitation_jax.maps.pictures")
+    monkeypatch.delattr("excitation_jax.maps.pictures")
     error = refusal(capsys, "explain", photo, "--model", "digits")
     assert 'pip install "excitation-jax[plots]"' in error
 
@@ -397,7 +399,7 @@ def test_a_failed_write_keeps_the_older_file(elsewhere, monkeypatch):
         assert (elsewhere / "map.png").read_text() == "older"
 
 
-@pytest.mark.parametrize("where", ["excitation_jax.pictures.figure", "os.replace"])
+@pytest.mark.parametrize("where", ["excitation_jax.maps.pictures.figure", "os.replace"])
 @needs_digits
 def test_an_interrupt_leaves_nothing_behind(where, capsys, photo, elsewhere, monkeypatch):
     def interrupt(*_):

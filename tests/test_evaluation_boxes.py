@@ -12,13 +12,13 @@ from data_files import HEIGHT, WIDTH, annotation_xml, object_xml, write, write_p
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from excitation_jax import cli, maps, models, weight_files
+from excitation_jax import cli, maps, models
 from excitation_jax.data import Dataset, Example, Object
 from excitation_jax.data.pipeline import Batch
-from excitation_jax.evaluation import boxes
-from excitation_jax.evaluation.box_table import WHOLE, BoxTable
-from excitation_jax.evaluation.boxes import BoxLocalisation, overlaps
-from excitation_jax.models import Preprocessing
+from excitation_jax.evaluation.boxes import localisation as boxes
+from excitation_jax.evaluation.boxes.localisation import BoxLocalisation, overlaps
+from excitation_jax.evaluation.boxes.table import WHOLE, BoxTable
+from excitation_jax.models import Preprocessing, weight_files
 
 CLASSES = ("cat", "dog", "cow")
 SIDE = 8  # of the network's input

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from data_files import annotation_xml, object_xml, real, write, write_photograph
 
-from excitation_jax import cli, data, models, weight_files
-from excitation_jax.evaluation import setup
+from excitation_jax import cli, data, models
+from excitation_jax.cli import evaluation_setup
+from excitation_jax.models import weight_files
 
 DIGITS = ["--data", "digits", "--model", "digits", "--limit", "4", "--batch", "4"]
 
@@ -40,7 +41,9 @@ def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
     found = json.loads(content)
     assert list(found["methods"]) == ["mwp", "centre"]
     assert found["methods"]["mwp"]["all"] > 0.8 > found["methods"]["centre"]["all"]
-    pairs = sum(len(e.categories()) for e in setup.read_examples(namespace("digits", limit=4)))
+    pairs = sum(
+        len(e.categories()) for e in evaluation_setup.read_examples(namespace("digits", limit=4))
+    )
     counted = found["methods"]["mwp"]["categories"].values()
     assert sum(category["pairs"] for category in counted) == pairs
     # Nothing is left to do, and the files are the same.
@@ -132,9 +135,9 @@ def namespace(kind, **changed):
 
 def test_coco_in_its_own_classes_and_in_those_of_voc():
     own = {"folder": real("coco_mini"), "split": "train2017"}
-    dataset = setup.read_examples(namespace("coco", limit=5, **own))
+    dataset = evaluation_setup.read_examples(namespace("coco", limit=5, **own))
     assert len(dataset) == 5 and dataset.masks and "couch" in dataset.classes
-    dataset = setup.read_examples(namespace("coco", classes="voc", **own))
+    dataset = evaluation_setup.read_examples(namespace("coco", classes="voc", **own))
     assert dataset.classes == data.VOC_CLASSES and len(dataset) == 147
 
 

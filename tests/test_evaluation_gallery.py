@@ -17,14 +17,15 @@ from PIL import Image
 
 from excitation_jax import maps
 from excitation_jax.data import Dataset, Example, Object
-from excitation_jax.evaluation import pointing, runner
+from excitation_jax.evaluation import runner
 from excitation_jax.evaluation.again import Look
 from excitation_jax.evaluation.choice import Outcome, choose
 from excitation_jax.evaluation.drawing import Drawing
 from excitation_jax.evaluation.gallery import replacing
-from excitation_jax.evaluation.pointing_gallery import PointingGallery
+from excitation_jax.evaluation.pointing import pointing_game as pointing
+from excitation_jax.evaluation.pointing.gallery import PointingGallery
+from excitation_jax.evaluation.pointing.table import PointingTable
 from excitation_jax.evaluation.store import Store
-from excitation_jax.evaluation.tables import PointingTable
 from excitation_jax.models import Preprocessing
 
 HOSTILE = ('<script>alert("x")</script>', "&lt;$x$'</h2>", "line\nbreak\x00", "cat \udcff")

@@ -10,8 +10,9 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from excitation_jax import data
-from excitation_jax.evaluation import plots, published
+from excitation_jax.evaluation import plots
 from excitation_jax.evaluation.intervals import wilson
+from excitation_jax.evaluation.pointing import published
 
 
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

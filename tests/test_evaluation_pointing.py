@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from excitation_jax import maps, metrics
 from excitation_jax.data import Dataset, Example, Object, is_difficult
 from excitation_jax.data.pipeline import Batch
-from excitation_jax.evaluation import pointing
-from excitation_jax.evaluation.pointing import PAPER, TORCHRAY, PointingGame, Rules
+from excitation_jax.evaluation.pointing import pointing_game as pointing
+from excitation_jax.evaluation.pointing.pointing_game import PAPER, TORCHRAY, PointingGame, Rules
+from excitation_jax.evaluation.pointing.table import PointingTable
 from excitation_jax.evaluation.points import Questions, points
-from excitation_jax.evaluation.tables import PointingTable
 
 CLASSES = ("cat", "dog", "cow", "owl")
 

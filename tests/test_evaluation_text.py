@@ -14,11 +14,13 @@ from excitation_jax import maps
 from excitation_jax.data import Caption, CaptionedExample, Dataset, Object, Phrase
 from excitation_jax.data.pipeline import Batches
 from excitation_jax.data.scenes import captioned_digit_scenes
-from excitation_jax.evaluation import detection, proposals, runner, text
+from excitation_jax.evaluation import runner
 from excitation_jax.evaluation.store import Store
-from excitation_jax.evaluation.text import TextToRegion
-from excitation_jax.evaluation.text_scores import RANKS, score
-from excitation_jax.evaluation.text_table import TextTable
+from excitation_jax.evaluation.text import localisation as text
+from excitation_jax.evaluation.text import proposals, suppression
+from excitation_jax.evaluation.text.localisation import TextToRegion
+from excitation_jax.evaluation.text.scores import RANKS, score
+from excitation_jax.evaluation.text.table import TextTable
 from excitation_jax.models import Preprocessing
 
 GROUPS = ("people", "animals", "scene")
@@ -91,7 +93,7 @@ def test_suppression_equals_that_of_loops(data, overlap, most):
     boxes = data.draw(boxes_of())
     values = st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 2.0])
     scores = [data.draw(values) for _ in boxes]
-    found = detection.suppress(np.array(boxes).reshape(-1, 4), np.array(scores), overlap, most)
+    found = suppression.suppress(np.array(boxes).reshape(-1, 4), np.array(scores), overlap, most)
     assert found == plain_suppressed(boxes, scores, overlap, most)
 
 
@@ -102,17 +104,17 @@ def test_average_precision_equals_that_of_loops(detected, missed):
     scores, hits = [s for s, _ in detected], [hit for _, hit in detected]
     if not total:
         with pytest.raises(ValueError, match="at least one true box, got 0"):
-            detection.average_precision(scores, hits, total)
+            suppression.average_precision(scores, hits, total)
         return
     ranked = [hit for _, hit in sorted(detected, key=lambda pair: -pair[0])]
-    found = detection.average_precision(scores, hits, total)
+    found = suppression.average_precision(scores, hits, total)
     assert found == pytest.approx(plain_average_precision(ranked, total), abs=1e-12)
 
 
 @settings(max_examples=100, deadline=None)
 @given(boxes_of(), boxes_of(most=3))
 def test_each_box_is_found_once(boxes, truth):
-    found = detection.matches(np.array(boxes).reshape(-1, 4), np.array(truth).reshape(-1, 4), 0.5)
+    found = suppression.matches(np.array(boxes).reshape(-1, 4), np.array(truth).reshape(-1, 4), 0.5)
     assert [place >= 0 for place in found] == plain_hits(boxes, truth)
     once = [place for place in found if place >= 0]
     assert len(once) == len(set(once))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from data_files import HEIGHT, WIDTH, annotation_xml, object_xml, write, write_photograph
 
-from excitation_jax import cli, models, weight_files
+from excitation_jax import cli, models
 from excitation_jax.data import Dataset, Example
-from excitation_jax.evaluation import proposals
-from excitation_jax.evaluation.boxes import overlaps
+from excitation_jax.evaluation.boxes.localisation import overlaps
+from excitation_jax.evaluation.text import proposals
+from excitation_jax.models import weight_files
 
 DIGITS = ["--data", "digits", "--model", "digits", "--limit", "4", "--batch", "4"]
 GRID = ["--proposals", "grid"]

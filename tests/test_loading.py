@@ -13,8 +13,8 @@ import pytest
 import weight_bytes as wb
 from flax import traverse_util
 
-from excitation_jax import cli, models, weight_files
-from excitation_jax.models import caffe, timm, torchvision
+from excitation_jax import cli, models
+from excitation_jax.models import caffe, timm, torchvision, weight_files
 
 RELEASES = {"torchvision": torchvision.release, "timm": timm.release, "caffe": caffe.release}
 SMALL, SMALL_CAFFE = "squeezenet_v1_1", "squeezenet_v1_1_caffe"

@@ -14,7 +14,7 @@ import pytest
 from jax import lax
 
 import excitation_jax as ej
-from excitation_jax.markov import markov_chain
+from excitation_jax.explain.markov import markov_chain
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(3, 6, 4)).astype(np.float32)

@@ -14,8 +14,8 @@ from jax import lax
 
 import excitation_jax as ej
 from excitation_jax import methods
+from excitation_jax.explain.top_down import top_down
 from excitation_jax.methods.rise import _mask
-from excitation_jax.top_down import top_down
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 X = jax.random.uniform(KEYS[0], (2, 6, 5, 3))

@@ -15,7 +15,7 @@ import pytest
 from networks import load_oracle
 
 import excitation_jax as ej
-from excitation_jax.markov import markov_chain
+from excitation_jax.explain.markov import markov_chain
 from excitation_jax.models import squeezenet
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

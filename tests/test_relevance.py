@@ -24,8 +24,8 @@ from test_random_networks import CLASSES, FAST, Chain, Network, check_some, netw
 
 import excitation_jax as ej
 from excitation_jax import methods
+from excitation_jax.explain.top_down import top_down
 from excitation_jax.methods import AlphaBeta, Epsilon, Flat, Gamma, lrp_rules
-from excitation_jax.top_down import top_down
 
 # --- the definition ---------------------------------------------------------------------------
 # Each takes the parts z_i of one neuron y = sum_i z_i + c and gives the parts of its relevance.

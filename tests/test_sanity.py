@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from matplotlib.figure import Figure
 
 import excitation_jax as ej
-from excitation_jax import sanity, similarity
+from excitation_jax.explain import randomisation
+from excitation_jax.maps import similarity
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -80,13 +81,13 @@ def flat(params: dict) -> dict[str, np.ndarray]:
 
 
 def test_groups_are_in_the_order_of_use_from_the_top(network: tuple) -> None:
-    assert sanity.parameter_groups(*network) == GROUPS
+    assert randomisation.parameter_groups(*network) == GROUPS
 
 
 def test_groups_need_no_values(network: tuple) -> None:
     model_fn, *arguments = network
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
-    assert sanity.parameter_groups(model_fn, *shapes) == GROUPS
+    assert randomisation.parameter_groups(model_fn, *shapes) == GROUPS
 
 
 def test_a_module_called_twice_stands_at_its_first_call() -> None:
@@ -94,7 +95,7 @@ def test_a_module_called_twice_stands_at_its_first_call() -> None:
         return jnp.tanh(jnp.tanh(jnp.tanh(x @ w["twice"]) @ w["between"]) @ w["twice"]) @ w["top"]
 
     w = {name: jnp.ones((3, 3)) for name in ("between", "top", "twice")}
-    assert sanity.parameter_groups(model, w, jnp.ones((1, 3))) == ("top", "between", "twice")
+    assert randomisation.parameter_groups(model, w, jnp.ones((1, 3))) == ("top", "between", "twice")
 
 
 def test_groups_of_other_trees() -> None:
@@ -106,8 +107,8 @@ def test_groups_of_other_trees() -> None:
         return x * w[1]["steps"]
 
     pair = (jnp.ones((3, 3)), jnp.ones(3))
-    assert sanity.parameter_groups(layers, ([pair] * 2, {"steps": 3}), x) == ("0/1", "0/0")
-    assert sanity.parameter_groups(lambda w, x: x @ w, pair[0], x) == ("params",)
+    assert randomisation.parameter_groups(layers, ([pair] * 2, {"steps": 3}), x) == ("0/1", "0/0")
+    assert randomisation.parameter_groups(lambda w, x: x @ w, pair[0], x) == ("params",)
 
     def looped(w: dict, x: jax.Array) -> jax.Array:
         x, _ = jax.lax.scan(
@@ -117,7 +118,7 @@ def test_groups_of_other_trees() -> None:
 
     loop = {name: {"kernel": jnp.ones((2, 3, 3))} for name in "ab"}
     w = {"c": pair[0], "loop": loop}
-    assert sanity.parameter_groups(looped, w, x) == ("c", "loop/b", "loop/a")
+    assert randomisation.parameter_groups(looped, w, x) == ("c", "loop/b", "loop/a")
 
 
 def test_groups_of_nnx() -> None:
@@ -131,9 +132,11 @@ def test_groups_of_nnx() -> None:
             return self.a_last(nnx.relu(self.norm(self.z_first(x))))
 
     model_fn, state = ej.nnx_fn(Perceptron(nnx.Rngs(0)))
-    groups = sanity.parameter_groups(model_fn, state, jnp.ones((1, 3)))
+    groups = randomisation.parameter_groups(model_fn, state, jnp.ones((1, 3)))
     assert groups == ("a_last", "norm", "z_first")
-    ((name, drawn),) = sanity.randomised(model_fn, state, jnp.ones((1, 3)), groups=["a_last"])
+    ((name, drawn),) = randomisation.randomised(
+        model_fn, state, jnp.ones((1, 3)), groups=["a_last"]
+    )
     assert (drawn["a_last"]["kernel"][...] != state["a_last"]["kernel"][...]).any()
     assert (drawn["z_first"]["kernel"][...] == state["z_first"]["kernel"][...]).all()
 
@@ -143,9 +146,10 @@ def test_groups_of_nnx() -> None:
 
 def test_cascading_keeps_what_was_redrawn_and_independent_does_not(network: tuple) -> None:
     trained = flat(network[1])
-    cascade = {name: flat(params) for name, params in sanity.randomised(*network)}
+    cascade = {name: flat(params) for name, params in randomisation.randomised(*network)}
     single = {
-        name: flat(params) for name, params in sanity.randomised(*network, mode="independent")
+        name: flat(params)
+        for name, params in randomisation.randomised(*network, mode="independent")
     }
     assert tuple(cascade) == tuple(single) == GROUPS
     above: set[str] = set()
@@ -167,7 +171,9 @@ def test_cascading_keeps_what_was_redrawn_and_independent_does_not(network: tupl
 
 def test_a_key_of_its_own_draws_other_values(network: tuple) -> None:
     first, again, other = (
-        flat(next(sanity.randomised(*network, key=jax.random.key(seed)))[1])["params/head/kernel"]
+        flat(next(randomisation.randomised(*network, key=jax.random.key(seed)))[1])[
+            "params/head/kernel"
+        ]
         for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
@@ -175,7 +181,7 @@ def test_a_key_of_its_own_draws_other_values(network: tuple) -> None:
 
 
 def test_patterns_and_what_no_group_matches(network: tuple) -> None:
-    ((_, norm), (_, block)) = sanity.randomised(*network, groups=["bl?ck/norm", "block"])
+    ((_, norm), (_, block)) = randomisation.randomised(*network, groups=["bl?ck/norm", "block"])
     changed = [
         {path for path, array in flat(params).items() if (array != flat(network[1])[path]).any()}
         for params in (norm, block)
@@ -198,7 +204,7 @@ def test_a_redraw_of_ones_own(network: tuple) -> None:
             return array
         return jax.random.normal(key, array.shape)
 
-    ((_, drawn),) = sanity.randomised(*network, groups=["block/norm"], redraw=redraw)
+    ((_, drawn),) = randomisation.randomised(*network, groups=["block/norm"], redraw=redraw)
     assert set(seen) == {
         "params/block/norm/bias", "params/block/norm/scale",
         "batch_stats/block/norm/mean", "batch_stats/block/norm/var",
@@ -215,7 +221,7 @@ def test_a_redraw_of_ones_own(network: tuple) -> None:
 @pytest.mark.parametrize("mode", ["cascading", "independent"])
 @pytest.mark.parametrize("layer", ["auto", None])
 def test_without_randomisation_maps_stay(network: tuple, mode: str, layer: str | None) -> None:
-    result = sanity.randomisation_check(
+    result = randomisation.randomisation_check(
         *network, 1, layer=layer, mode=mode, redraw=lambda key, array, path: array, draws=2
     )
     assert result.stages == GROUPS and result.mode == mode
@@ -227,11 +233,13 @@ def test_without_randomisation_maps_stay(network: tuple, mode: str, layer: str |
 def test_the_maps_are_attention_maps(network: tuple) -> None:
     model_fn, params, x = network
     for contrastive in (False, True):
-        auto = sanity.randomisation_check(*network, 2, contrastive=contrastive, groups=["head"])
+        auto = randomisation.randomisation_check(
+            *network, 2, contrastive=contrastive, groups=["head"]
+        )
         np.testing.assert_array_equal(
             auto.original, ej.attention_map(*network, 2, contrastive=contrastive)
         )
-        at_input = sanity.randomisation_check(
+        at_input = randomisation.randomisation_check(
             *network, 2, contrastive=contrastive, layer=None, groups=["head"]
         )
         mwp = ej.excitation_vjp(*network, 2, contrastive=contrastive).mwp.sum(-1)
@@ -242,9 +250,9 @@ def test_the_maps_are_attention_maps(network: tuple) -> None:
 def test_the_figures_are_those_of_the_stages(network: tuple) -> None:
     model_fn, _, x = network
     key = jax.random.key(5)
-    result = sanity.randomisation_check(*network, 2, contrastive=False, key=key)
+    result = randomisation.randomisation_check(*network, 2, contrastive=False, key=key)
     (draw,) = jax.random.split(key, 1)
-    for stage, (name, params) in enumerate(sanity.randomised(*network, key=draw)):
+    for stage, (name, params) in enumerate(randomisation.randomised(*network, key=draw)):
         found = ej.attention_map(model_fn, params, x, 2, contrastive=False)
         assert result.stages[stage] == name
         np.testing.assert_array_equal(
@@ -259,9 +267,9 @@ def test_the_figures_are_those_of_the_stages(network: tuple) -> None:
 
 def test_several_targets_have_an_axis(network: tuple) -> None:
     targets = jnp.array([[0, 3]] * 3)
-    both = sanity.randomisation_check(*network, targets, groups=["head", "block"])
+    both = randomisation.randomisation_check(*network, targets, groups=["head", "block"])
     assert both.rank_correlation.shape == both.structural_similarity.shape == (1, 2, 3, 2)
-    single = sanity.randomisation_check(*network, 3, groups=["head", "block"])
+    single = randomisation.randomisation_check(*network, 3, groups=["head", "block"])
     np.testing.assert_allclose(both.rank_correlation[..., 1], single.rank_correlation, atol=1e-6)
 
 
@@ -274,7 +282,7 @@ def test_the_model_is_traced_no_more_often_for_more_stages(network: tuple) -> No
             traces.append(count)
             return model_fn(params, x)
 
-        sanity.randomisation_check(
+        randomisation.randomisation_check(
             model, params, x, 0, layer=None, groups=GROUPS[:count], draws=count
         )
         return traces.count(count)
@@ -294,11 +302,11 @@ def test_any_map_can_be_checked(network: tuple) -> None:
         return x.sum(-1)
 
     target = jnp.array([0, 1, 2])
-    result = sanity.randomisation_check(*network, target, map_fn=gradient)
+    result = randomisation.randomisation_check(*network, target, map_fn=gradient)
     np.testing.assert_array_equal(result.original, gradient(params, x, target))
     assert result.original.shape == (3, 16, 16)
     assert result.rank_correlation.max() < 0.999
-    blind = sanity.randomisation_check(*network, target, map_fn=pixels)
+    blind = randomisation.randomisation_check(*network, target, map_fn=pixels)
     np.testing.assert_allclose(blind.rank_correlation, 1, atol=1e-12)
 
 
@@ -321,7 +329,7 @@ def test_mwp_below_a_single_channel_ignores_the_classifier() -> None:
         "head": jnp.linspace(0.1, 2.0, 7)[None],
     }
     x = jax.random.uniform(keys[2], (2, 3, 10, 10))
-    result = sanity.randomisation_check(model, w, x, 4, layer=None, contrastive=False)
+    result = randomisation.randomisation_check(model, w, x, 4, layer=None, contrastive=False)
     assert result.stages == ("head", "narrow", "first")
     np.testing.assert_allclose(result.rank_correlation[:, 0], 1, atol=1e-12)
     assert result.rank_correlation[:, 1:].max() < 1 - 1e-6
@@ -427,14 +435,14 @@ def test_constant_maps_have_no_rank_correlation_and_are_left_out(network: tuple)
     def map_fn(params: dict, x: jax.Array, target: jax.Array) -> jax.Array:
         return x.sum(-1).at[1].set(0.5)
 
-    result = sanity.randomisation_check(*network, 0, map_fn=map_fn, groups=["head"])
+    result = randomisation.randomisation_check(*network, 0, map_fn=map_fn, groups=["head"])
     assert np.isnan(result.rank_correlation[0, 0]).tolist() == [False, True, False]
     mean, deviation = result.summary()
     assert mean == pytest.approx(1) and deviation == pytest.approx(0)
     header, row = str(result).splitlines()
     assert header.endswith("constant maps") and row.endswith("33%")
     assert np.isfinite(result.structural_similarity).all()
-    constant = sanity.randomisation_check(
+    constant = randomisation.randomisation_check(
         *network, 0, map_fn=lambda params, x, target: jnp.ones((3, 4, 4)), groups=["head"]
     )
     assert np.isnan(constant.summary()[0]).all()
@@ -444,11 +452,11 @@ def test_constant_maps_have_no_rank_correlation_and_are_left_out(network: tuple)
 
 
 @pytest.fixture(scope="module")
-def result(network: tuple) -> sanity.RandomisationCheck:
-    return sanity.randomisation_check(*network, 0, groups=["head", "block", "stem"], draws=2)
+def result(network: tuple) -> randomisation.RandomisationCheck:
+    return randomisation.randomisation_check(*network, 0, groups=["head", "block", "stem"], draws=2)
 
 
-def test_the_table_has_a_row_for_each_stage(result: sanity.RandomisationCheck) -> None:
+def test_the_table_has_a_row_for_each_stage(result: randomisation.RandomisationCheck) -> None:
     header, *rows = str(result).splitlines()
     assert header.split("  ")[0] == "stage" and "constant" not in header
     assert [row.split()[0] for row in rows] == ["head", "block", "stem"]
@@ -457,7 +465,7 @@ def test_the_table_has_a_row_for_each_stage(result: sanity.RandomisationCheck) -
 
 
 @pytest.mark.parametrize("measure", ["rank_correlation", "structural_similarity"])
-def test_plot_on_axes_adds_a_line(result: sanity.RandomisationCheck, measure: str) -> None:
+def test_plot_on_axes_adds_a_line(result: randomisation.RandomisationCheck, measure: str) -> None:
     axes = Figure().add_subplot()
     for label in ("one", "two"):
         assert result.plot(axes, measure=measure, label=label) is axes
@@ -470,7 +478,7 @@ def test_plot_on_axes_adds_a_line(result: sanity.RandomisationCheck, measure: st
     assert axes.get_xlabel() == "weights redrawn down to"
 
 
-def test_plot_writes_a_file(result: sanity.RandomisationCheck, tmp_path: Path) -> None:
+def test_plot_writes_a_file(result: randomisation.RandomisationCheck, tmp_path: Path) -> None:
     result.plot(tmp_path / "check.png", label="c-MWP")
     assert (tmp_path / "check.png").read_bytes().startswith(b"\x89PNG")
     result.plot(str(tmp_path / "check.svg"))
@@ -478,7 +486,7 @@ def test_plot_writes_a_file(result: sanity.RandomisationCheck, tmp_path: Path) -
 
 
 def test_plot_without_matplotlib_says_what_to_install(
-    result: sanity.RandomisationCheck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    result: randomisation.RandomisationCheck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"needs matplotlib: pip install \"excitation-jax\[plots"):
@@ -519,7 +527,7 @@ def test_plot_without_matplotlib_says_what_to_install(
 )
 def test_bad_arguments(network: tuple, options: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        sanity.randomisation_check(*network, 0, **options)
+        randomisation.randomisation_check(*network, 0, **options)
 
 
 def test_a_map_that_is_not_finite_after_a_stage_names_the_stage(network: tuple) -> None:
@@ -530,7 +538,7 @@ def test_a_map_that_is_not_finite_after_a_stage_names_the_stage(network: tuple) 
         return x.sum(-1) / same.all()
 
     with pytest.raises(ValueError, match="after redrawing stem is not finite"):
-        sanity.randomisation_check(*network, 0, map_fn=map_fn)
+        randomisation.randomisation_check(*network, 0, map_fn=map_fn)
 
 
 @pytest.mark.parametrize("measure", [similarity.rank_correlation, similarity.structural_similarity])
@@ -541,6 +549,6 @@ def test_maps_must_match(measure: object) -> None:
         measure(np.ones(3), np.ones(3))
 
 
-def test_an_unknown_measure(result: sanity.RandomisationCheck) -> None:
+def test_an_unknown_measure(result: randomisation.RandomisationCheck) -> None:
     with pytest.raises(ValueError, match="rank_correlation, structural_similarity, not 'cosine'"):
         result.summary("cosine")

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from excitation_jax import digits
-from excitation_jax.weight_files import load, save
+from excitation_jax.models.weight_files import load, save
 
 # On an error, Orbax leaves futures and callbacks of its threads behind.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import weight_bytes as wb
 
-from excitation_jax.weight_files import read
+from excitation_jax.models.weight_files import read
 
 
 def label(value: object) -> str | None:
@@ -191,7 +191,7 @@ def test_no_file_a_directory_and_a_pipe(tmp_path: Path) -> None:
 def test_without_the_extra_the_message_says_what_to_install(tmp_path: Path, kind: str) -> None:
     path = written(tmp_path, wb.sound()[kind])
     code = (
-        "import sys\nfrom excitation_jax.weight_files import read\n"
+        "import sys\nfrom excitation_jax.models.weight_files import read\n"
         "sys.modules.update({'safetensors': None, 'google.protobuf.message': None})\n"
         f"try: read({str(path)!r})\nexcept ImportError as error: print(error)"
     )

@@ -21,7 +21,7 @@ import weight_bytes as wb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from excitation_jax.weight_files import read
+from excitation_jax.models.weight_files import read
 
 LIMIT = 2**20
 SOUND = wb.sound()
@@ -342,7 +342,7 @@ def test_memory_that_tracemalloc_does_not_see(tmp_path: Path, part: str) -> None
     (tmp_path / "small").write_bytes(SOUND["caffemodel"])
     (tmp_path / "large").write_bytes(content)
     code = (
-        "import resource, sys\nfrom excitation_jax.weight_files import read\n"
+        "import resource, sys\nfrom excitation_jax.models.weight_files import read\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "read(sys.argv[1])\nbefore = peak()\n"
         "try: read(sys.argv[2])\nexcept ValueError: print(peak() - before)"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import weight_bytes as wb
 
-from excitation_jax.weight_files import HubId, from_hub, parse_hub_id, read
+from excitation_jax.models.weight_files import HubId, from_hub, parse_hub_id, read
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -127,7 +127,7 @@ server = http.server.HTTPServer(("127.0.0.1", 0), Hub)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{{server.server_port}}"
 os.environ["HF_HOME"] = {str(tmp_path)!r}
-from excitation_jax.weight_files import from_hub
+from excitation_jax.models.weight_files import from_hub
 try: from_hub("org/name", "f.npz", "v1")
 except FileNotFoundError as error: print(error)
 """

@@ -23,8 +23,8 @@ import optax
 import orbax.checkpoint as ocp
 from numpy.typing import ArrayLike, NDArray
 
-from ..precision import average_precision as average_precision
-from ..precision import mean_average_precision
+from ..maps.average_precision import average_precision as average_precision
+from ..maps.average_precision import mean_average_precision
 from .model import DigitsNet
 from .scenes import SIDE, make_scenes
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from .. import maps, pictures
+from .. import maps
 from ..data.records import Box, Mask, Pixels
+from ..maps import pictures
 
 _SMALLEST = 256  # longer side of a picture, in pixels; smaller photographs are enlarged
 _TRUTH, _POINT, _CASING = "#2ee6d6", "#ffffff", "#101010"

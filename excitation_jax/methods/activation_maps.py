@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import _compat
-from ..layers import spatial_map
-from ..prepare import Prepared, prepare
+from ..explain.layer_table import spatial_map
+from ..explain.prepared import Prepared, prepare
+from ..explain.targets import Target
+from ..explain.top_down import TopDown, top_down
+from ..program import compat
 from ..rules.gradient import GRADIENT
 from ..rules.rule import safe_divide
-from ..targets import Target
-from ..top_down import TopDown, top_down
 from .gradients import ModelFunction, linear_approximation
 
 
@@ -99,13 +99,13 @@ _LINEAR = frozenset(
         lax.reshape_p, lax.transpose_p, lax.squeeze_p, lax.broadcast_in_dim_p, lax.slice_p,
         lax.pad_p, lax.concatenate_p, lax.rev_p, lax.convert_element_type_p, lax.copy_p,
         lax.reduce_precision_p, lax.dynamic_slice_p, lax.dynamic_update_slice_p, lax.gather_p,
-        lax.scatter_p, lax.scatter_add_p, lax.select_n_p, _compat.name_p,
-        _compat.sharding_constraint_p,
-        *_compat.existing("split", "tile", "stack", "unstack", "optimization_barrier"),
+        lax.scatter_p, lax.scatter_add_p, lax.select_n_p, compat.name_p,
+        compat.sharding_constraint_p,
+        *compat.existing("split", "tile", "stack", "unstack", "optimization_barrier"),
     ]
 )  # fmt: skip
 #: Linear in one operand, where the others are constants.
-_LINEAR_IN_ONE = frozenset([*_compat.LAYERS, lax.mul_p, lax.div_p])
+_LINEAR_IN_ONE = frozenset([*compat.LAYERS, lax.mul_p, lax.div_p])
 
 
 def _require_linear_head(prepared: Prepared) -> None:

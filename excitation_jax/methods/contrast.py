@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..combine import normalised
-from ..targets import Target
+from ..explain.targets import Target
+from ..maps.combine import normalised
 from .passes import Passes
 
 Method = Callable[..., jax.Array]

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 from jax import lax
 
-from ..explain import attention_map
+from ..explain.calls import attention_map
+from ..explain.targets import Target
 from ..rules.linear import Affine
 from ..rules.rule import Call
 from ..rules.ruleset import EXCITATION, RuleSet
-from ..targets import Target
 from .contrast import difference
 from .gradients import ModelFunction
 

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..carriers import carrier_dtype
-from ..interpret import evaluate_changed
-from ..layers import spatial_map
-from ..prepare import Prepared, prepare
-from ..program import Value
-from ..rectifiers import rectified
+from ..engine.carriers import carrier_dtype
+from ..engine.interpret import evaluate_changed
+from ..explain.layer_table import spatial_map
+from ..explain.prepared import Prepared, prepare
+from ..explain.targets import Target, signal
+from ..program.rectifiers import rectified
+from ..program.trace import Value
 from ..rules.gradient import GRADIENT
-from ..targets import Target, signal
 from .gradients import ModelFunction, largest
 from .passes import Passes, check_one_array, poisoned
 

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..layers import spatial_map
-from ..prepare import prepare
+from ..explain.layer_table import spatial_map
+from ..explain.prepared import prepare
+from ..explain.targets import Target
+from ..explain.top_down import top_down
 from ..rules.gradient import DECONVNET, GRADIENT, GUIDED
 from ..rules.ruleset import RuleSet
-from ..targets import Target
-from ..top_down import top_down
 from .passes import Passes, check_one_array
 
 ModelFunction = Callable[[Any, Any], Any]

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 
+from ..explain.targets import Target
+from ..explain.top_down import top_down
 from ..rules.relevance import AlphaBeta, Epsilon, Flat, Gamma, lrp_rules
 from ..rules.ruleset import RuleSet
-from ..targets import Target
-from ..top_down import top_down
 from .gradients import ModelFunction
 
 LRP_EPSILON = lrp_rules(Epsilon(), name="LRP-epsilon")

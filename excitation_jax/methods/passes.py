@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..targets import Target, check_target, signal
-from ..top_down import where_not_finite
-from ..transform import check_floating
+from ..engine.transform import check_floating
+from ..explain.targets import Target, check_target, signal
+from ..explain.top_down import where_not_finite
 
 Arrays = Any
 

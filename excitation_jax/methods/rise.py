@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import _compat
-from ..prepare import prepare
+from ..explain.prepared import prepare
+from ..explain.targets import Target
+from ..program import compat
 from ..rules.gradient import GRADIENT
-from ..targets import Target
 from .gradients import ModelFunction
 from .passes import Passes, check_one_array
 
@@ -83,7 +83,7 @@ def _scored_mask(
     batch_axes = int(found.ndim > 1)
     found = jnp.expand_dims(found, batch_axes) if several else found
     axes_of_scores = tuple(range(batch_axes + several, prior.ndim))
-    score = _compat.kept_apart((found * prior).sum(axes_of_scores))
+    score = compat.kept_apart((found * prior).sum(axes_of_scores))
     return score[..., None, None] * mask
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..explain.targets import Target
+from ..explain.top_down import top_down
 from ..rules.winner_take_all import WINNER_TAKE_ALL
-from ..targets import Target
-from ..top_down import top_down
 from .gradients import ModelFunction
 from .passes import Passes
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import numpy as np
 
-from .. import weight_files
+from . import weight_files
 from .importing import convert
 from .registry import ModelSpec, get
 

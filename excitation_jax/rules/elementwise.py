@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jax import lax
 
-from ..facts import Facts
+from ..program.facts import Facts
 from .rule import Plan, Refuse, Rule, Site, Through, only_child
 
 

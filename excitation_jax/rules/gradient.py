@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import _compat
-from ..rectifiers import rectified
+from ..program import compat
+from ..program.rectifiers import rectified
 from .control_flow import Within
 from .pooling import Winner
 from .rule import Call, Flow, Plan, Refuse, Rule, Site, Through
@@ -90,14 +90,14 @@ _CASTS = frozenset([lax.convert_element_type_p, lax.reduce_precision_p])
 
 
 def _gradient_rules(name: str, rectifier: Rectifier) -> RuleSet:
-    families: list[tuple[Rule, tuple[_compat.Primitive, ...]]] = [
+    families: list[tuple[Rule, tuple[compat.Primitive, ...]]] = [
         (rectifier, (lax.max_p,)),
         # JAX's own divides by the number of elements that equal the maximum: see pooling.py.
         (Winner(), (lax.reduce_max_p, lax.reduce_min_p)),
-        (Within(), (_compat.scan_p, _compat.while_p, _compat.cond_p, _compat.shard_map_p)),
+        (Within(), (compat.scan_p, compat.while_p, compat.cond_p, compat.shard_map_p)),
         # What moves elements is its own gradient without keeping its operands.
         (Move(), (lax.reshape_p, lax.transpose_p, lax.squeeze_p, lax.broadcast_in_dim_p)),
-        (Move(), (lax.slice_p, lax.pad_p, lax.concatenate_p, lax.rev_p, _compat.pvary_p)),
+        (Move(), (lax.slice_p, lax.pad_p, lax.concatenate_p, lax.rev_p, compat.pvary_p)),
     ]
     table = {primitive: rule for rule, family in families for primitive in family}
     return RuleSet(name, MappingProxyType(table), default=OwnGradient())

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives
 
-from .. import _compat
-from ..program import Op
+from ..program import compat
+from ..program.trace import Op
 from .linear import Affine
 from .rule import (
     Call,
@@ -238,7 +238,7 @@ class RelevanceSum(Rule):
 
 def _has_layers(op: Op) -> bool:
     inside = [] if op.nest is None else [o for body in op.nest.bodies for _, o in body.all_ops()]
-    return any(other.primitive in _compat.LAYERS for other in (op, *inside))
+    return any(other.primitive in compat.LAYERS for other in (op, *inside))
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def lrp_rules(
         **dict.fromkeys((lax.add_p, primitives.add_jaxvals_p), RelevanceSum(1, epsilon)),
         lax.sub_p: RelevanceSum(-1, epsilon),
         lax.scatter_add_p: Scatter(added=True, clamped=False),
-        **dict.fromkeys((lax.psum_p, _compat.psum_invariant_p), NoDeviceSum()),
+        **dict.fromkeys((lax.psum_p, compat.psum_invariant_p), NoDeviceSum()),
     }  # fmt: skip
     return RuleSet(name, MappingProxyType(table))
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _compat
-from ..facts import Facts, FactTable
-from ..program import Op, Program, Value
+from ..program import compat
+from ..program.facts import Facts, FactTable
+from ..program.trace import Op, Program, Value
 
 
 class Through(NamedTuple):
@@ -181,7 +181,7 @@ class Call:
         params = dict(self.step.site.op.params)
         if params.get("preferred_element_type") is not None:
             params["preferred_element_type"] = self.dtype
-        out = _compat.bind(self.step.site.op.primitive, params, *operands)
+        out = compat.bind(self.step.site.op.primitive, params, *operands)
         return out[0] if len(out) == 1 else tuple(out)
 
 

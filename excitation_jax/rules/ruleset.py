@@ -11,7 +11,7 @@ from typing import Any
 from jax import lax
 from jax.extend.core import primitives
 
-from .. import _compat, bounds
+from ..program import compat, intervals
 from .control_flow import DeviceSum, Within
 from .elementwise import Elementwise, Product, Quotient
 from .linear import Affine, Difference, Sum
@@ -19,7 +19,7 @@ from .pooling import Winner
 from .rule import CustomRule, Rule
 from .structure import Gather, Move, Scatter, Select
 
-Primitive = _compat.Primitive
+Primitive = compat.Primitive
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +115,9 @@ def excitation_rules(
     """The rules of Excitation Backprop; the options are those of `Affine` and `Sum`."""
     affine, total = Affine(effective, clamped), Sum(clamped, skips)
     families: list[tuple[Rule, tuple[Primitive, ...]]] = [
-        (Elementwise(), (*bounds.MONOTONE, *bounds.OTHER_UNARY)),
+        (Elementwise(), (*intervals.MONOTONE, *intervals.OTHER_UNARY)),
         (Elementwise(), (lax.integer_pow_p, lax.pow_p, lax.clamp_p)),
-        (Elementwise(), (*bounds.TRUTH, lax.and_p, lax.or_p, lax.not_p)),
+        (Elementwise(), (*intervals.TRUTH, lax.and_p, lax.or_p, lax.not_p)),
         (affine, (lax.conv_general_dilated_p, lax.dot_general_p)),
         (affine, (lax.reduce_sum_p, lax.reduce_window_sum_p, lax.cumsum_p)),
         (total, (lax.add_p, primitives.add_jaxvals_p)),
@@ -133,11 +133,11 @@ def excitation_rules(
         (Gather(), (lax.gather_p,)),
         (Scatter(), (lax.scatter_p,)),
         (Scatter(True, clamped), (lax.scatter_add_p,)),
-        (Move(), _compat.existing("split", "tile", "stack", "unstack", "optimization_barrier")),
+        (Move(), compat.existing("split", "tile", "stack", "unstack", "optimization_barrier")),
         (Select(), (lax.select_n_p,)),
-        (Within(), (_compat.scan_p, _compat.while_p, _compat.cond_p, _compat.shard_map_p)),
-        (DeviceSum(), (lax.psum_p, _compat.psum_invariant_p)),
-        (Move(), (_compat.pvary_p, lax.all_gather_p, lax.all_to_all_p, lax.ppermute_p)),
+        (Within(), (compat.scan_p, compat.while_p, compat.cond_p, compat.shard_map_p)),
+        (DeviceSum(), (lax.psum_p, compat.psum_invariant_p)),
+        (Move(), (compat.pvary_p, lax.all_gather_p, lax.all_to_all_p, lax.ppermute_p)),
     ]
     table = {primitive: rule for rule, family in families for primitive in family}
     return RuleSet(name, MappingProxyType(table))

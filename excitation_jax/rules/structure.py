@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from .. import _compat
+from ..program import compat
 from .rule import Call, Flow, Plan, Refuse, Rule, Site, Structure, Through, safe_divide
 
 
@@ -71,7 +71,7 @@ class Scatter(Rule):
                 signals[i] if i in signals else jnp.zeros(call.operands[i].shape, p.dtype)
                 for i in (0, 2)
             )
-            return _compat.scatter(op.primitive, op.params, x, indices, y)
+            return compat.scatter(op.primitive, op.params, x, indices, y)
 
         if self.added:
             h = {i: call.activation(i) if self.clamped else call.value(i) for i in call.sources}

@@ -1,8 +1,8 @@
-"""`python -m excitation_jax.training`: see `command`."""
+"""`python -m excitation_jax.training`: see `cli.train`."""
 
 import sys
 
-from .command import main
+from ..cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..precision import mean_average_precision
+from ..maps.average_precision import mean_average_precision
 from .input import central_batches
 from .labelled import Record
 

@@ -8,9 +8,8 @@ import numpy as np
 from jax import lax
 
 import excitation_jax as ej
-
-from .table import register_functions, step
-from .weights import Weights
+from excitation_jax.table import register_functions, step
+from excitation_jax.weights import Weights
 
 
 @step("relu")

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from .weights import Weights
+from excitation_jax.weights import Weights
 
 Shape = tuple[int, ...]
 

@@ -1,6 +1,6 @@
 """Small, faithful versions of the architectures that the library must explain unmodified."""
 
-from . import (
+from excitation_jax import (
     attention,
     convolutional,
     equinox_models,
@@ -12,7 +12,7 @@ from . import (
     residual,
     several_inputs,
 )
-from .entry import Entry, Example
+from excitation_jax.entry import Entry, Example
 
 FAMILIES = (
     residual,

@@ -10,7 +10,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .entry import CLASSES, Entry, Example, Target, best, filled, linen, signal, tokens
+from excitation_jax.entry import (
+    CLASSES,
+    Entry,
+    Example,
+    Target,
+    best,
+    filled,
+    linen,
+    signal,
+    tokens,
+)
 
 STEPS = 6
 

@@ -1,0 +1,194 @@
+"""What the commands do: demo, explain, compare, eval, layers and import-weights.
+
+Each takes the parsed arguments and `announce`, which it tells what it is about to do, and
+returns the text to print. `cli` imports this module once it knows that a command will run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+import excitation_jax as ej
+
+from .. import digits, maps
+from .networks import ALIASES, digits_network, network
+from .photo_question import COLUMNS, SCALE_NOTE, Announce, ask, timed
+
+if TYPE_CHECKING:
+    pass
+
+_DEMO_SIDE = 288  # pixels of a panel's side
+
+
+def demo(arguments: argparse.Namespace, announce: Announce) -> str:
+    """Writes the picture of the digits model on one scene.
+
+    arguments: out (Path), seed (int).
+
+    Raises ValueError or OSError for a bad seed or destination, ImportError for a missing extra.
+    """
+    from ..maps import pictures
+
+    pictures.check_writable(arguments.out)
+    if arguments.seed < 0:
+        raise ValueError(f"--seed must not be negative, got {arguments.seed}")
+    announce("loading the digits model")
+    shown = digits_network()
+    scenes = digits.make_scenes(arguments.seed, 1, "test")
+    present = np.flatnonzero(scenes.labels[0])
+    size = (_DEMO_SIDE, _DEMO_SIDE)
+
+    def explain_both_ways(variables: Any, scene: jax.Array) -> Any:
+        targets = jnp.asarray(present[None])
+        return shown.apply(variables, scene), [
+            ej.attention_map(
+                shown.apply, variables, scene, targets, contrastive=contrastive, size=size
+            )[0]
+            for contrastive in (False, True)
+        ]
+
+    (logits, attention), timings = timed(
+        explain_both_ways, shown.variables, jnp.asarray(scenes.images), announce
+    )
+    announce("drawing")
+    scores = np.asarray(shown.scores(logits))[0]
+    scene = _enlarged(scenes.images[0], size)
+    bars = pictures.bars(scores, [str(digit) for digit in range(len(scores))], size)
+    rows = [
+        [pictures.Panel(scene, f"scene {arguments.seed}", "what the model was shown")],
+        [pictures.Panel(bars, "scores", "what the model says is there")],
+    ]
+    for row, kind, every in zip(rows, ("MWP", "c-MWP"), attention, strict=True):
+        for digit, one in zip(present, every, strict=True):
+            painted = maps.overlay(pictures.greyed(scene), one)
+            row.append(pictures.Panel(painted, f"{digit}: {kind}", f"score {scores[digit]:.3f}"))
+    headline = "Where does the model see each digit?"
+    pictures.write(pictures.figure(rows, headline, SCALE_NOTE), arguments.out)
+    return "\n".join(
+        [
+            *(f"digit {digit}: score {scores[digit]:.3f}" for digit in present),
+            timings,
+            f"wrote {arguments.out.resolve()}",
+        ]
+    )
+
+
+def explain(arguments: argparse.Namespace, announce: Announce) -> str:
+    """Writes the picture of a photograph with the maps of the classes asked for.
+
+    arguments: photo (Path), model (str), weights and layer (str or None), classes and out (Path or
+    None), target (str), whole and contrastive (bool).
+
+    Raises ValueError or OSError for anything wrong with them, ImportError for a missing extra.
+    """
+    from ..maps import pictures
+
+    asked = ask(arguments, announce, "excitation")
+    network, layer = asked.network, arguments.layer or asked.network.layer
+
+    def explain_targets(variables: Any, images: jax.Array) -> Any:
+        logits, targets = asked.targets(variables, images)
+        attention = ej.attention_map(
+            network.apply,
+            variables,
+            images,
+            targets,
+            layer=layer,
+            contrastive=arguments.contrastive,
+            size=asked.size,
+        )
+        return logits, targets[0], attention[0]
+
+    (logits, targets, attention), timings = timed(
+        explain_targets, network.variables, asked.images, announce
+    )
+    announce("drawing")
+    scores = np.asarray(network.scores(logits))[0]
+    kind = "c-MWP" if arguments.contrastive else "MWP"
+    panels = [asked.photograph]
+    for target, one in zip(np.asarray(targets), attention, strict=True):
+        panels.append(asked.panel(one, asked.name(target), f"{kind}, score {scores[target]:.3f}"))
+    rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
+    headline = f"Where does {arguments.model} look?"
+    pictures.write(pictures.figure(rows, headline, SCALE_NOTE), asked.out)
+    return "\n".join([*asked.ranking(scores, targets), timings, f"wrote {asked.out.resolve()}"])
+
+
+def compare(arguments: argparse.Namespace, announce: Announce) -> str:
+    """Writes the picture of a photograph with the maps of several methods side by side.
+
+    arguments: those of `explain`, less contrastive, and methods (str, names between commas).
+
+    Raises as `explain`, and ValueError for a method without a meaning for the network.
+    """
+    from . import comparison
+
+    return comparison.compare(arguments, announce)
+
+
+def evaluate(arguments: argparse.Namespace, announce: Announce) -> str:
+    """Plays an experiment on a data set, or what is left of it; returns its table.
+
+    arguments: experiment (str) and those of `cli_evaluation`.
+
+    Raises ValueError or OSError for anything wrong with them, ImportError for a missing extra.
+    """
+    from . import evaluation, text_evaluation
+
+    experiments = {
+        "pointing": evaluation.pointing_game,
+        "boxes": evaluation.box_localisation,
+        "text": text_evaluation.text_to_region,
+    }
+    return experiments[arguments.experiment](arguments)
+
+
+def layers(arguments: argparse.Namespace, announce: Announce) -> str:
+    """The table of a model's layers.
+
+    arguments: model (str), weights (str or None).
+
+    Raises ValueError or OSError for a bad weight file.
+    """
+    announce(f"loading {arguments.model}")
+    asked = network(arguments.model, arguments.weights, untrained=True)
+    announce("tracing")
+    return str(ej.layers(asked.apply, asked.variables, asked.example))
+
+
+def import_weights(arguments: argparse.Namespace, announce: Announce) -> str:
+    """Writes the weights of a registered network as an Orbax checkpoint.
+
+    arguments: weights (str), model (str), out (Path), num_classes (int or None), overwrite (bool).
+
+    Raises ValueError, OSError or ImportError for anything wrong with them.
+    """
+    from .. import models
+    from ..models import weight_files
+
+    weight_files.check_free(arguments.out, overwrite=arguments.overwrite)
+    name = ALIASES.get(arguments.model, arguments.model)
+    announce(f"reading {arguments.weights}")
+    classes: int | Literal["own"] = arguments.num_classes or "own"
+    _, variables = models.load(name, arguments.weights, num_classes=classes)
+    count = arguments.num_classes or models.get(name).num_classes
+    announce(f"writing {arguments.out}")
+    metadata = {"model": name, "num_classes": count, "imported_from": Path(arguments.weights).name}
+    weight_files.save(arguments.out, variables, metadata, overwrite=arguments.overwrite)
+    leaves = jax.tree.leaves(variables)
+    size = sum(leaf.size for leaf in leaves)
+    return f"{name}: {len(leaves)} arrays, {size} numbers\nwrote {arguments.out.resolve()}"
+
+
+def _enlarged(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image (H, W, 3) in [0, 1] as uint8 (*size, 3), resized as the maps are."""
+    channels = maps.resize(jnp.moveaxis(jnp.asarray(image), -1, 0), size)
+    pixels = np.clip(np.moveaxis(np.asarray(channels), 0, -1), 0, 1)
+    return np.rint(pixels * 255).astype(np.uint8)

@@ -1,0 +1,243 @@
+"""The command `eval`: an experiment of the papers on a data set."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+import excitation_jax as ej
+
+from .. import data
+from ..data.records import Dataset, Example
+from ..evaluation import plots, runner
+from ..evaluation.again import Look
+from ..evaluation.boxes import localisation as boxes
+from ..evaluation.boxes.gallery import BoxGallery
+from ..evaluation.boxes.table import WHOLE, BoxTable
+from ..evaluation.pair_gallery import PairGallery
+from ..evaluation.pointing import pointing_game as pointing
+from ..evaluation.pointing import published
+from ..evaluation.pointing.gallery import PointingGallery
+from ..evaluation.pointing.table import CENTRE, PointingTable
+from ..evaluation.points import canvas_of
+from ..evaluation.progress import Bar, bar
+from ..evaluation.store import Store, write_whole
+from ..training.checkpoints import digest
+from . import evaluation_setup
+
+
+def pointing_game(arguments: argparse.Namespace) -> str:
+    """Plays the pointing game, or what is left of it, and writes its table.
+
+    arguments: those of `cli_evaluation`.
+
+    Returns the table, or a line on what other processes have still to do.
+
+    Raises ValueError or OSError for anything wrong with the arguments or the files, ImportError for
+    a missing extra.
+    """
+    evaluation_setup.join(arguments)
+    rules = pointing.TORCHRAY if arguments.rules == "torchray" else pointing.PAPER
+    rules = replace(rules, tolerance=arguments.tolerance)
+    evaluation_setup.check_run(arguments)
+    _check_gallery(arguments)
+    with bar() as shown:
+        shown.announce("reading the annotations")
+        dataset = evaluation_setup.read_examples(arguments)
+        read = len(dataset)
+        difficult, difficult_name = _difficult(arguments, dataset)
+        dataset = dataset.where(lambda e: bool(pointing.played(e, dataset.classes, rules)))
+        if not len(dataset):
+            raise ValueError(f"{dataset.name} has no photograph with a category to point at")
+        shown.announce(f"loading {arguments.model}")
+        model = evaluation_setup.load_model(arguments, len(dataset.classes), dataset.name)
+        shown.announce("tracing the methods")
+        functions, titles = evaluation_setup.map_functions(arguments, model)
+        game = pointing.PointingGame(dataset, functions, rules, difficult, arguments.blur)
+        settings = {
+            "experiment": "pointing game",
+            "methods": list(functions),
+            "rules": asdict(rules),
+            "difficult": difficult_name,
+            "blur": arguments.blur,
+        }
+        store = records(arguments, game, model, dataset, settings, shown)
+        if store is None:
+            return unfinished(arguments)
+        beside = published.pointing(dataset.name, len(dataset.classes), model.name)
+        table = PointingTable(
+            dataset.name, dataset.classes, {**titles, CENTRE: "centre"},
+            pointing.count(store.blocks()), len(dataset), rules,
+            beside.scores if beside else None, beside.title(read) if beside else "",
+        )  # fmt: skip
+        report = [finished(arguments, "pointing", table)]
+        write_whole(arguments.out / "pointing.png", _plot(table))
+        outcomes = list(pointing.outcomes(store.blocks()))
+        look, network = _look(arguments, model, dataset)
+        gallery = PointingGallery(outcomes, look, network, game, table)
+        report += _drawn(arguments, gallery, shown)
+    return "\n".join(report)
+
+
+def box_localisation(arguments: argparse.Namespace) -> str:
+    """Draws the boxes of a data set's photographs, or what is left of them; writes their table.
+
+    As `pointing_game`.
+    """
+    evaluation_setup.join(arguments)
+    evaluation_setup.check_run(arguments)
+    if arguments.held_out < 2:
+        raise ValueError(f"--held-out must be at least 2, got {arguments.held_out}")
+    _check_gallery(arguments)
+    with bar() as shown:
+        shown.announce("reading the annotations")
+        dataset = evaluation_setup.read_examples(arguments).where(
+            lambda example: bool(example.objects)
+        )
+        if not len(dataset):
+            raise ValueError(f"none of the photographs in {arguments.folder} has a box")
+        shown.announce(f"loading {arguments.model}")
+        model = evaluation_setup.load_model(arguments, len(dataset.classes), dataset.name)
+        shown.announce("tracing the methods")
+        functions, titles = evaluation_setup.map_functions(arguments, model)
+        experiment = boxes.BoxLocalisation(
+            dataset, functions, model.preprocessing, blur=arguments.blur
+        )
+        settings = {
+            "experiment": "boxes",
+            "methods": list(functions),
+            "alphas": list(experiment.alphas),
+            "overlap": boxes.OVERLAP,
+            "blur": arguments.blur,
+        }
+        store = records(arguments, experiment, model, dataset, settings, shown)
+        if store is None:
+            return unfinished(arguments)
+        held_out = len(range(0, len(dataset), arguments.held_out))
+        table = BoxTable(
+            dataset.name, dataset.classes, {**titles, WHOLE: "the whole photograph"},
+            experiment.alphas, boxes.count(store.blocks(), experiment, arguments.held_out),
+            len(dataset) - held_out, held_out,
+        )  # fmt: skip
+        report = [finished(arguments, "boxes", table)]
+        write_whole(arguments.out / "boxes.png", _plot_of_boxes(table))
+        best = [table.best(method) for method in range(len(table.methods))]
+        outcomes = list(boxes.outcomes(store.blocks(), experiment, arguments.held_out, best))
+        look, network = _look(arguments, model, dataset)
+        gallery = BoxGallery(outcomes, look, network, experiment, table)
+        report += _drawn(arguments, gallery, shown)
+    return "\n".join(report)
+
+
+def records(
+    arguments: argparse.Namespace, experiment: runner.Experiment, model: evaluation_setup.Model,
+    dataset: Dataset[Any], settings: Mapping[str, Any], shown: Bar,
+) -> Store | None:  # fmt: skip
+    """The records of an experiment, all of them, or None where other processes are still at work.
+
+    settings: all that they depend on, but for what every experiment depends on.
+    """
+    common = {
+        "version": ej.__version__,
+        "data": f"{dataset.name}, {len(dataset)} images, {evaluation_setup.digest_of(dataset)}",
+        "model": f"{model.name}, {digest(model.variables)}",
+        "input": repr(model.preprocessing),
+    }
+    store = Store(
+        arguments.out, {**common, **settings}, count=len(dataset), shape=experiment.shape,
+        dtype=experiment.dtype, batch=arguments.batch,
+    )  # fmt: skip
+    shown.announce("compiling")
+    complete = runner.run(
+        experiment, model.variables, dataset, model.preprocessing, store,
+        threads=arguments.threads, on_progress=shown.advance,
+    )  # fmt: skip
+    return store if complete else None
+
+
+def unfinished(arguments: argparse.Namespace) -> str:
+    """What to say where `records` has given none."""
+    return f"done; other processes are at work on the rest in {arguments.out.resolve()}"
+
+
+class Table(Protocol):
+    """An experiment's scores; as text, too."""
+
+    def json(self) -> str:
+        """The scores as JSON."""
+
+
+def finished(arguments: argparse.Namespace, name: str, table: Table) -> str:
+    """Writes a table as text and as JSON; returns what to say of it."""
+    write_whole(arguments.out / f"{name}.txt", f"{table}\n")
+    write_whole(arguments.out / f"{name}.json", table.json())
+    return f"{table}\n\nwrote {(arguments.out / f'{name}.json').resolve()}"
+
+
+def _check_gallery(arguments: argparse.Namespace) -> None:
+    if arguments.gallery < 0:
+        raise ValueError(f"--gallery must not be negative, got {arguments.gallery}")
+
+
+def _look(
+    arguments: argparse.Namespace, model: evaluation_setup.Model, dataset: Dataset[Example]
+) -> tuple[Look, str]:
+    """What makes the maps of a gallery again, and the network's name there."""
+    look = Look(
+        model.apply, model.variables, model.preprocessing, dataset, canvas_of(dataset),
+        arguments.blur, arguments.batch, arguments.threads,
+    )  # fmt: skip
+    return look, f"{model.name}, weights {digest(model.variables)}"
+
+
+def _drawn(arguments: argparse.Namespace, gallery: PairGallery, shown: Bar) -> list[str]:
+    """Writes a gallery, if one is wanted; returns what to say of it."""
+    if not arguments.gallery:
+        return []
+    shown.announce("drawing the gallery")
+    otherwise = gallery.write(arguments.out / "gallery", arguments.gallery)
+    report = [f"wrote {(arguments.out / 'gallery' / 'index.html').resolve()}"]
+    if otherwise:
+        report.append(f"{otherwise} maps fare otherwise computed again: see the gallery")
+    return report
+
+
+def _plot_of_boxes(table: BoxTable) -> bytes:
+    right = np.stack([table.counts.right[m, 1, table.best(m)] for m in range(len(table.methods))])
+    pairs = np.broadcast_to(table.counts.pairs[1], right.shape)
+    there = pairs[0] > 0
+    means = (right[:, there] / pairs[:, there]).mean(axis=1)
+    panel = plots.Panel("right boxes", right, pairs, means.tolist())
+    title = f"Boxes, {table.title}, {table.images} images"
+    return plots.png(plots.per_category(title, [*table.methods.values()], table.classes, [panel]))
+
+
+def _plot(table: PointingTable) -> bytes:
+    panels = [
+        plots.Panel(
+            title, table.counts.hits[:, subset], table.counts.pairs[:, subset],
+            [table.score(method, subset) for method in range(len(table.methods))],
+        )
+        for subset, title in enumerate(("all pairs", "difficult pairs"))
+    ]  # fmt: skip
+    title = f"Pointing game, {table.title}, {table.images} images"
+    return plots.png(plots.per_category(title, [*table.methods.values()], table.classes, panels))
+
+
+def _difficult(
+    arguments: argparse.Namespace, dataset: Dataset[Example]
+) -> tuple[pointing.Difficult, str]:
+    """What tells which pairs are difficult, and its name in the settings."""
+    path: Path | None = arguments.difficult
+    if path is None:
+        return data.is_difficult, "by the papers' rule"
+    found = data.DifficultList.read(path, dataset.classes)
+    for example in dataset:
+        found(example, "")  # which says now, and not in the middle, what the list does not have
+    return found, hashlib.sha256(path.read_bytes()).hexdigest()[:16]

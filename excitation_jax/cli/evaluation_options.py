@@ -1,0 +1,235 @@
+"""The arguments of `excitation-jax eval`, without importing JAX."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import text_options
+
+SUMMARY = "play the papers' experiments on a data set"
+DESCRIPTION = """\
+Evaluates methods on a data set as the papers do. A run may be killed whenever you like: the same
+command continues it.
+
+  excitation-jax eval pointing --data digits --model digits --out digits_run
+"""
+_POINTING = """\
+The pointing game: for every category in a photograph, does the category's map have its maximum on
+an object of it, or within 15 pixels? Prints the mean over categories, for all pairs and for the
+difficult ones (small objects beside others), and writes it to DIR as pointing.json, with each
+category in pointing.png and hits and misses to look at in gallery/index.html.
+
+  excitation-jax eval pointing --data digits --model digits --out digits_run
+  excitation-jax eval pointing --data voc --folder VOCdevkit/VOC2007 --split test \\
+      --model mobilenet_v2 --weights mobilenet_v2_voc --methods mwp,c-mwp@block5,gradient --out run
+  excitation-jax eval pointing --data coco --folder coco --split val2014 \\
+      --model resnet50 --weights resnet50_coco --out run
+
+The network's outputs must be the data set's classes. --weights is a checkpoint of such a network,
+or --head the directory in which `python -m excitation_jax.training` trained its last layer.
+"""
+_BOXES = """\
+Boxes of dominant objects: the tightest box round what exceeds alpha times the mean of a map of a
+photograph's class is right if it overlaps enough with an object's (intersection over union of at
+least 1/2). Alpha is the best of 0, 0.5, ..., 10 on photographs that are held out. Prints the share
+of wrong boxes among the others and writes it to DIR as boxes.json, with each category in boxes.png
+and boxes to look at in gallery/index.html.
+
+  excitation-jax eval boxes --data digits --model digits --out digits_boxes
+  excitation-jax eval boxes --data imagenet --folder val --annotations val_annotations \\
+      --synsets LOC_synset_mapping.txt --model googlenet --weights googlenet.safetensors --out run
+
+A class is one that has a box in the photograph, and the network's outputs must be the classes.
+"""
+
+
+def add(
+    parser: argparse.ArgumentParser, models: Sequence[str], weights: str,
+    add_debug: Callable[[argparse.ArgumentParser], None],
+) -> None:  # fmt: skip
+    """Adds the experiments to the command `eval`.
+
+    models: names of the networks. weights: what the weights may be. add_debug: adds --debug.
+    """
+    experiments = parser.add_subparsers(
+        title="experiments", dest="experiment", metavar="EXPERIMENT", required=True
+    )
+    pointing = experiments.add_parser(
+        "pointing",
+        help="the pointing game",
+        description=textwrap.dedent(_POINTING),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_debug(pointing)
+    _add_data(pointing, ("voc", "coco", "digits"))
+    _add_maps(pointing, models, weights)
+    add = pointing.add_argument
+    add(
+        "--rules",
+        choices=("paper", "torchray"),
+        default="paper",
+        help="torchray: a hit is nearer than the tolerance, objects that are all flagged as "
+        "difficult are left out, and absent categories count as 0 (default: %(default)s)",
+    )
+    add(
+        "--tolerance",
+        type=float,
+        default=15,
+        metavar="PX",
+        help="pixels of the photograph (default: %(default)s)",
+    )
+    add(
+        "--difficult",
+        type=Path,
+        metavar="FILE",
+        help="a list of the difficult pairs in TorchRay's format (default: by the papers' rule)",
+    )
+    _add_gallery(pointing)
+    _add_run(pointing)
+
+    boxes = experiments.add_parser(
+        "boxes",
+        help="boxes round dominant objects",
+        description=textwrap.dedent(_BOXES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_debug(boxes)
+    _add_data(boxes, ("imagenet", "voc", "coco", "digits"))
+    add = boxes.add_argument
+    add("--annotations", type=Path, metavar="DIR", help="ImageNet: of a file for each photograph")
+    add(
+        "--synsets",
+        type=Path,
+        metavar="FILE",
+        help="ImageNet: the classes in the order of the network's outputs, one on each line, such "
+        "as LOC_synset_mapping.txt",
+    )
+    add(
+        "--ground-truth",
+        type=Path,
+        metavar="FILE",
+        help="ImageNet: the photographs' classes, such as LOC_val_solution.csv; only those in it "
+        "are read (default: those of the annotations)",
+    )
+    _add_maps(boxes, models, weights)
+    add(
+        "--held-out",
+        type=int,
+        default=10,
+        metavar="N",
+        help="alpha is chosen on every N-th photograph, the first included (default: %(default)s)",
+    )
+    _add_gallery(boxes)
+    _add_run(boxes)
+
+    text = experiments.add_parser(
+        "text",
+        help="regions of the phrases of captions",
+        description=textwrap.dedent(text_options.DESCRIPTION),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_debug(text)
+    text_options.add_data(text)
+    _add_maps(text, models, weights)
+    text.set_defaults(methods="c-mwp")
+    text_options.add_regions(text)
+    _add_run(text)
+
+
+def _add_data(parser: argparse.ArgumentParser, layouts: Sequence[str]) -> None:
+    add = parser.add_argument
+    add("--data", required=True, choices=layouts, help="the data set's layout")
+    add(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="VOC: with JPEGImages, Annotations and ImageSets; COCO: with annotations and the "
+        "folder of photographs; ImageNet: the photographs",
+    )
+    add(
+        "--split",
+        metavar="NAME",
+        help="VOC: ImageSets/Main/NAME.txt; COCO: annotations/instances_NAME.json and NAME/",
+    )
+    add(
+        "--classes",
+        choices=("own", "voc"),
+        default="own",
+        help="of COCO: voc takes the 20 categories that VOC has, by VOC's names and in its order "
+        "(default: %(default)s)",
+    )
+    add("--limit", type=int, metavar="N", help="only the first N photographs")
+
+
+def _add_maps(parser: argparse.ArgumentParser, models: Sequence[str], weights: str) -> None:
+    add = parser.add_argument
+    add("--model", required=True, choices=models, metavar="NAME", help="the network: %(choices)s")
+    add("--weights", metavar="FILE", help=f"{weights} (digits brings its own)")
+    add(
+        "--head",
+        type=Path,
+        metavar="DIR",
+        help="the last layer, as trained on these weights by `python -m excitation_jax.training`",
+    )
+    add(
+        "--fully-convolutional",
+        action="store_true",
+        help="scores at each position, over which the signal of a class is spread by a softmax",
+    )
+    add(
+        "--methods",
+        default="mwp,c-mwp,gradient",
+        metavar="NAMES",
+        help="with commas between them, each with @layer if it is not to be read at its own "
+        "(default: %(default)s; `excitation-jax compare --help` lists them)",
+    )
+    add(
+        "--view",
+        choices=("whole", "network"),
+        default="whole",
+        help="what the network sees: the whole photograph, warped to its input, or the part that "
+        "it was trained to see (default: %(default)s)",
+    )
+    add(
+        "--side",
+        type=int,
+        metavar="PX",
+        help="of the square that whole photographs are warped to (default: the network's own)",
+    )
+    add(
+        "--blur",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="of maps as fine as the input: standard deviation as a share of the longer side "
+        "(default: %(default)s)",
+    )
+
+
+def _add_gallery(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gallery",
+        type=int,
+        default=12,
+        metavar="N",
+        help="of each method, show N hits and N misses in DIR/gallery/index.html, and N pairs on "
+        "which methods disagree; 0: no gallery (default: %(default)s)",
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="of the run: new, or to continue")
+    add("--batch", type=int, default=16, metavar="N", help="photographs (default: %(default)s)")
+    add("--threads", type=int, default=2, metavar="N", help="that decode (default: %(default)s)")
+    add(
+        "--distributed",
+        action="store_true",
+        help="this is one of several processes that a cluster started, which share DIR",
+    )
+    add("--coordinator", metavar="HOST:PORT", help="the same without a cluster: of process 0,")
+    add("--processes", type=int, metavar="N", help="with the number of processes")
+    add("--process", type=int, metavar="I", help="and which of them this one is, from 0")

@@ -1,0 +1,217 @@
+"""What every experiment is set up from: a data set, a network and methods, by their arguments."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from .. import data, digits, methods, models
+from ..data.records import Dataset, Example
+from ..evaluation.points import MapFunction
+from ..models.preprocessing import Preprocessing
+from .networks import ALIASES
+
+_DIGITS = 200  # scenes, unless the user says otherwise
+_LARGEST = 4096  # side of an input, in pixels
+_DIGITS_INPUT = Preprocessing((0.0,) * 3, (255.0,) * 3, resize=96, crop=None, warp=True)
+
+
+class Model(NamedTuple):
+    """A network; layers: where MWP and c-MWP are read unless the user says otherwise."""
+
+    name: str
+    apply: Callable[[Any, Any], Any]
+    variables: Any
+    preprocessing: Preprocessing
+    layers: dict[str, str]
+
+
+def join(arguments: argparse.Namespace) -> None:
+    """Starts `jax.distributed` where it is asked for, before JAX looks for devices."""
+    given = (arguments.coordinator, arguments.processes, arguments.process)
+    if any(value is not None for value in given):
+        if any(value is None for value in given):
+            raise ValueError("--coordinator, --processes and --process belong together")
+        if not 0 <= arguments.process < arguments.processes:
+            raise ValueError(
+                f"--process must be 0 to {arguments.processes - 1}, got {arguments.process}"
+            )
+        jax.distributed.initialize(*given)
+    elif arguments.distributed:
+        jax.distributed.initialize()
+
+
+def check_run(arguments: argparse.Namespace) -> None:
+    """Refuses numbers that no experiment can be run with."""
+    if arguments.batch < 1 or arguments.threads < 1:
+        raise ValueError("--batch and --threads must be positive")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ValueError(f"--limit must be positive, got {arguments.limit}")
+    if not arguments.blur >= 0:
+        raise ValueError(f"--blur must not be negative, got {arguments.blur}")
+
+
+def read_examples(arguments: argparse.Namespace) -> Dataset[Example]:
+    """The data set.
+
+    arguments: data, folder, split, classes and limit of `cli_evaluation`.
+
+    Raises:
+        ValueError: arguments that do not belong together, or what the data set's reader refuses.
+        OSError: a file is missing or cannot be read.
+    """
+    if arguments.data == "digits":
+        if arguments.folder:
+            raise ValueError("--data digits is made in memory: leave --folder out")
+        from ..data.scenes import digit_scenes
+
+        if arguments.split:
+            raise ValueError("--data digits has one split: leave --split out")
+        return digit_scenes(arguments.limit or _DIGITS)
+    if arguments.data == "imagenet":
+        if not (arguments.folder and arguments.annotations and arguments.synsets):
+            raise ValueError(
+                "--data imagenet needs --folder DIR, --annotations DIR and --synsets FILE"
+            )
+        dataset = data.read_imagenet(
+            arguments.folder, arguments.annotations, arguments.synsets,
+            ground_truth=arguments.ground_truth,
+        )  # fmt: skip
+        return dataset[: arguments.limit]
+    if not arguments.folder or not arguments.split:
+        raise ValueError(f"--data {arguments.data} needs --folder DIR and --split NAME")
+    if arguments.data == "voc":
+        dataset = data.read_voc(arguments.folder, arguments.split)
+    else:
+        of_voc = arguments.classes == "voc"
+        dataset = data.read_coco(
+            arguments.folder / "annotations" / f"instances_{arguments.split}.json",
+            arguments.folder / arguments.split,
+            classes=data.VOC_CLASSES if of_voc else None,
+            renamed=data.COCO_TO_VOC if of_voc else None,
+        )
+    return dataset[: arguments.limit]
+
+
+def load_model(
+    arguments: argparse.Namespace, outputs: int, of: str,
+    needed: str = "classes: give the weights of a network that was fine-tuned for them, or --head "
+    "with the directory that `python -m excitation_jax.training` wrote",
+) -> Model:  # fmt: skip
+    """The network.
+
+    arguments: model, weights, head, fully_convolutional, side and view of `cli_evaluation`.
+    outputs: the number of classes that it must have. of: what has them, and needed: what they are
+    and what to do where the network has another number; for an error.
+
+    Raises:
+        ValueError: it has another number of outputs, takes no images of this side, or no weights
+            are given for a network that brings none.
+    """
+    name = ALIASES.get(arguments.model, arguments.model)
+    fully = {"fully_convolutional": arguments.fully_convolutional}
+    if arguments.side is not None and not 1 <= arguments.side <= _LARGEST:
+        raise ValueError(f"--side must lie between 1 and {_LARGEST}, got {arguments.side}")
+    network: Any
+    layers: dict[str, str] = {}
+    if name == "digits":
+        if arguments.weights or arguments.head:
+            raise ValueError("--model digits brings its own weights: leave --weights out")
+        if arguments.fully_convolutional:
+            raise ValueError("--model digits has no scores at each position")
+        network, variables = digits.load()
+        preprocessing = _DIGITS_INPUT
+    else:
+        if not arguments.weights:
+            raise ValueError(f"--model {arguments.model} needs --weights FILE")
+        spec = models.get(name)
+        if arguments.head:
+            from .. import training
+
+            own = models.load(name, arguments.weights)[1]
+            network = spec.build(outputs, **fully)
+            variables = training.load_fine_tuned(
+                training.new_output_layer(spec.build(outputs), own, min(spec.input_size)),
+                arguments.head,
+            )
+        else:
+            # A checkpoint knows how many classes it has; in a file they are to be expected.
+            own_number = not Path(arguments.weights).is_file()
+            network, variables = models.load(
+                name, arguments.weights, num_classes="own" if own_number else outputs, **fully
+            )
+        preprocessing = spec.preprocessing
+        layers = {"mwp": spec.mwp_layer, "c-mwp": spec.cmwp_layer}
+    if arguments.view == "whole":
+        preprocessing = preprocessing.whole(arguments.side and (arguments.side,) * 2)
+    elif arguments.side is not None:
+        raise ValueError("--view network has the network's own size: leave --side out")
+    example = jax.ShapeDtypeStruct((1, *preprocessing.size, 3), jnp.float32)
+    try:
+        found = jax.eval_shape(network.apply, variables, example).shape[-1]
+    except flax.errors.ScopeParamShapeError:
+        found = "another number of"
+    except (TypeError, ValueError, flax.errors.FlaxError) as error:
+        raise ValueError(
+            f"{arguments.model} takes no images of {preprocessing.size} pixels (if only its last "
+            f"layers do not, --fully-convolutional helps): {str(error).splitlines()[0]}"
+        ) from error
+    if found != outputs:
+        raise ValueError(
+            f"{arguments.model} with these weights has {found} outputs, {of} has {outputs} {needed}"
+        )
+    return Model(name, network.apply, variables, preprocessing, layers)
+
+
+def map_functions(
+    arguments: argparse.Namespace, model: Model
+) -> tuple[dict[str, MapFunction], dict[str, str]]:
+    """Functions and titles by "name" or "name@layer"; each has been traced once.
+
+    Raises:
+        ValueError: no method or an unknown one is named, or one has no meaning for the network.
+    """
+    functions: dict[str, MapFunction] = {}
+    titles: dict[str, str] = {}
+    image = jax.ShapeDtypeStruct((1, *model.preprocessing.size, 3), jnp.float32)
+    classes = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    for given in filter(None, map(str.strip, arguments.methods.split(","))):
+        name, _, layer = given.partition("@")
+        method = methods.get(name)
+        if layer and not method.per_layer:
+            raise ValueError(f"{method.name} is not read at a layer: leave @{layer} out")
+        layer = layer or model.layers.get(method.name, "")
+        function = functools.partial(_maps, method, model.apply, {"layer": layer} if layer else {})
+        try:
+            jax.eval_shape(function, model.variables, image, classes)
+        except ValueError as error:
+            raise ValueError(f"{given} on {arguments.model}: {error}") from error
+        key = f"{method.name}@{layer}" if "@" in given else method.name
+        functions[key] = function
+        titles[key] = f"{method.title} at {layer}" if "@" in given else method.title
+    if not functions:
+        raise ValueError(f"--methods names none: {', '.join(methods.names())}")
+    return functions, titles
+
+
+def _maps(
+    method: methods.Method, apply: Callable[[Any, Any], Any], options: dict[str, Any],
+    variables: Any, images: jax.Array, classes: jax.Array,
+) -> jax.Array:  # fmt: skip
+    return method.function(apply, variables, images, classes, **options)
+
+
+def digest_of(dataset: Dataset[Example]) -> str:
+    """A short name for the annotations, wherever the photographs are."""
+    found = hashlib.sha256(repr(dataset.classes).encode())
+    for example in dataset:
+        found.update(repr((example.key, example.size, example.objects)).encode())
+    return found.hexdigest()[:16]

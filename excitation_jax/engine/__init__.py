@@ -1,0 +1,1 @@
+"""The pass: which rule meets which operation, and the evaluation that sends probability down."""

@@ -1,0 +1,1 @@
+"""Boxes of dominant objects, from maps cut off at a threshold."""

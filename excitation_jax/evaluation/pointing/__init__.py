@@ -1,0 +1,1 @@
+"""The pointing game: is a map's maximum on the object?"""

@@ -1,0 +1,1 @@
+"""Text to region: the phrases of captions, localised among proposed boxes."""

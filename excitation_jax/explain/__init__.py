@@ -1,0 +1,1 @@
+"""The calls: from a model function, its parameters and a target to maps, tables and reports."""

@@ -1,0 +1,176 @@
+"""The calls: `excitation_vjp`, `attention_map`, `layers`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from .. import maps
+from ..rules.ruleset import EXCITATION, RuleSet
+from .layer_table import LayerTable
+from .prepared import prepare
+from .targets import Target
+from .top_down import LayerChoice, top_down
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["outputs", "mwp"], meta_fields=[])
+@dataclass(frozen=True)
+class Excitation:
+    """Result of `excitation_vjp`.
+
+    Attributes:
+      outputs: what the model returned.
+      mwp: marginal winning probabilities (Eq. 2) of the layer, signed for a contrastive pass;
+        shaped like the layer, with an axis K after the batch axis for K targets; a dict by
+        name for several layers.
+    """
+
+    outputs: Any
+    mwp: Any
+
+
+def excitation_vjp(
+    model_fn: Callable[[Any, Any], Any],
+    params: Any,
+    x: Any,
+    target: Target,
+    *,
+    layer: LayerChoice = None,
+    contrastive: bool = False,
+    rules: RuleSet = EXCITATION,
+) -> Excitation:
+    """Marginal winning probabilities of a layer, by one forward and one top-down pass.
+
+    Args:
+      model_fn: ``model_fn(params, x) -> outputs``, any JAX function; ``model.apply`` of Flax.
+      params: its parameters, any pytree of arrays.
+      x: the input, (N, ...), floating-point; or integers that are looked up in a table (tokens in
+        an embedding), which get the probability of what was found.
+      target: what to explain; see `top_down_signal`.
+      layer: None for ``x`` itself, a name that `layers` lists, "auto", "last" or "top"
+        (see `attention_map`), or a sequence of names, read in the same pass.
+      contrastive: c-MWP (Eq. 7-9), the excitation of the target minus that of its negated
+        classifier; signed, and close to zero in sum.
+      rules: what happens at each operation.
+
+    Returns:
+      The outputs, and the probabilities in float32 (float64 in a float64 model) whatever the
+      model's precision. A layer inside a loop has a leading axis of the loop's steps. Nothing
+      below the layer is differentiated: the cost is one forward pass plus two passes over what
+      lies above the layer.
+
+    Raises:
+      UnsupportedPrimitiveError: an operation above the layer has no rule.
+      ValueError: an unknown layer, a target that does not fit, an empty batch; where values are
+        known, also an index out of range, and NaN in the outputs (naming the parameters that
+        hold NaN).
+      TypeError: ``x`` holds integers that the model uses as numbers, or is complex.
+
+    Inside `jax.jit` it is traced like any JAX code, with ``model_fn``, ``layer``,
+    ``contrastive`` and ``rules`` static. Called directly, it compiles itself once for each
+    model function and shapes.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import excitation_jax as ej
+      >>> def model(w, x):
+      ...     return ej.tag(jax.nn.relu(x @ w[0]), "hidden") @ w[1]
+      >>> w = (jnp.eye(3), jnp.array([[1.0, 0.0], [3.0, 1.0], [-1.0, 2.0]]))
+      >>> e = ej.excitation_vjp(model, w, jnp.array([[2.0, 2.0, 1.0]]), 0, layer="hidden")
+      >>> e.mwp.tolist()
+      [[0.25, 0.75, 0.0]]
+    """
+    found = top_down(model_fn, params, x, target, layer, contrastive=contrastive, rules=rules)
+    if layer is None:
+        mwp = jax.tree.unflatten(jax.tree.structure(x), found.shares)
+    elif isinstance(layer, str):
+        (mwp,) = found.shares
+    else:
+        mwp = dict(zip(layer, found.shares, strict=True))
+    return Excitation(found.outputs, mwp)
+
+
+def attention_map(
+    model_fn: Callable[[Any, Any], Any],
+    params: Any,
+    x: Any,
+    target: Target,
+    *,
+    layer: str | None = "auto",
+    contrastive: bool = True,
+    size: tuple[int, int] | str | None = None,
+    rules: RuleSet = EXCITATION,
+) -> jax.Array:
+    """Attention maps: where the model looks for a target.
+
+    Args:
+      model_fn, params, x, target, contrastive, rules: as in `excitation_vjp`.
+      layer: one name; "auto": below the first affine operation, the highest activation whose
+        spatial stride is at most 16 (IJCV18, 6.1.3); "last": the highest value with spatial axes
+        there, whatever its stride; "top": the highest one of all; or None for ``x`` itself.
+      size: None for the layer's own resolution, (height, width), or "input" for that of ``x``;
+        resized bicubically.
+
+    Returns:
+      (N, H, W), or (N, K, H, W) for K targets: the probabilities summed over channels; a
+      contrastive map is cut off at zero. For a layer inside a loop, one such map for each step,
+      along a leading axis.
+
+    Raises:
+      As `excitation_vjp`, and `ValueError` if the layer has no two spatial axes.
+    """
+    if layer is not None and not isinstance(layer, str):
+        raise TypeError(f'layer must be one name, "auto", "last", "top" or None, not {layer!r}')
+    if isinstance(size, str) and size != "input":
+        raise ValueError(f'size must be None, (height, width) or "input", not {size!r}')
+    found = top_down(model_fn, params, x, target, layer, contrastive=contrastive, rules=rules)
+    attention = found.map()
+    if contrastive:
+        attention = jnp.maximum(attention, 0)
+    if size is None:
+        return attention
+    height, width = found.prepared.image_size if isinstance(size, str) else size
+    return maps.resize(attention, (height, width))
+
+
+def layers(
+    model_fn: Callable[[Any, Any], Any], params: Any, x: Any, *, rules: RuleSet = EXCITATION
+) -> LayerTable:
+    """Everything that ``layer=`` accepts, from the input to the output; prints as a table.
+
+    Args:
+      model_fn, params, x: as in `excitation_vjp`; arrays or `jax.ShapeDtypeStruct`s (nothing is
+        computed).
+
+    Returns:
+      A list of `Layer`, with name, shape, stride and lower bound.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import excitation_jax as ej
+      >>> def model(w, x):
+      ...     return ej.tag(jax.nn.relu(x @ w[0]), "hidden") @ w[1]
+      >>> w = (jnp.ones((3, 4)), jnp.ones((4, 2)))
+      >>> print(ej.layers(model, w, jnp.ones((1, 3))))
+      layer    shape  stride  lower bound
+      dense    1x4    -       -inf
+      relu     1x4    -       0
+      hidden   1x4    -       0
+      dense#2  1x2    -       -inf
+    """
+    return prepare(model_fn, (params, x), (), False, rules).layers
+
+
+def tag(x: jax.Array, name: str) -> jax.Array:
+    """Names a value inside a model, so that ``layer=name`` reads it; the identity otherwise.
+
+    Works in any transformation. (It is `jax.ad_checkpoint.checkpoint_name`, so names given
+    with that can be read, too.)
+    """
+    return checkpoint_name(x, name)

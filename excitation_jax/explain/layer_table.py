@@ -1,0 +1,342 @@
+"""Layers: the values of a model that have a name and can be read."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..engine.plan import Plan, analyse
+from ..program import compat
+from ..program.axes import Geometry
+from ..program.trace import Op, Program, Value
+from ..rules.rule import Flow, Structure
+from ..rules.ruleset import EXCITATION
+
+#: IJCV18, Sec. 6.1.3: below about 14x14 of 224 pixels the localisation suffers.
+LARGEST_AUTO_STRIDE = 16
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A value that `excitation_vjp` can read.
+
+    Attributes:
+      name: module path, tag, or for unnamed operations what made it; a repeated name gets #2.
+      shape, dtype: of the value; inside a loop, with a leading axis of its steps.
+      stride: input pixels per step along each spatial axis (a `Fraction` where it is below 1).
+      lower_bound: lambda of Eq. 20; -inf for a value that is not an activation.
+      spatial_axes: positions of the axes that run along the image.
+      batch_axis: position of the first axis that is none of a loop's steps.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    stride: tuple[Fraction, ...]
+    lower_bound: float
+    spatial_axes: tuple[int, ...]
+    batch_axis: int
+    value: Value = field(repr=False, compare=False)
+
+
+class LayerTable(list[Layer]):
+    """A list of layers, from the input to the output, that prints as a table.
+
+    Attributes:
+      auto: the layer that layer="auto" reads; None where the model has none.
+      last, top: those that layer="last" and layer="top" read, likewise.
+      aliases: further names, of modules whose value is also that of the module around them.
+    """
+
+    auto: Layer | None = None
+    last: Layer | None = None
+    top: Layer | None = None
+    aliases: dict[str, Layer]
+
+    def __str__(self) -> str:
+        rows = [("layer", "shape", "stride", "lower bound")]
+        for layer in self:
+            stride = "x".join(str(s) for s in layer.stride) or "-"
+            shape = "x".join(map(str, layer.shape))
+            rows.append((layer.name, shape, stride, f"{layer.lower_bound:.4g}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        if self.auto is not None:
+            lines.append(f'layer="auto" reads {self.auto.name}')
+        return "\n".join(line.rstrip() for line in lines)
+
+    __repr__ = __str__
+
+
+def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
+    """All layers of a planned program, in the order in which they are computed.
+
+    A name means the same value whatever the rules are, and so do "auto", "last" and "top": those
+    that Excitation Backprop's rules give come first, and then those of what only these rules reach
+    (gates, for the gradient).
+    """
+    named: dict[Value, str] = {}
+    counts: dict[str, int] = {}
+    aliases: dict[str, Value] = {}
+    every = list(plan.program.all_ops(sharded=False))
+    standard = analyse(plan.program, plan.facts.explained, EXCITATION, facts=plan.facts)
+    for names in (_names(standard, every), _names(plan, every)):
+        before = frozenset(named)
+        for name, value in names:
+            if value not in before:
+                counts[name] = counts.get(name, 0) + 1
+                full = name if counts[name] == 1 else f"{name}#{counts[name]}"
+                aliases.setdefault(full, value)
+                named.setdefault(value, full)
+    table = LayerTable()
+    read = (value for _, op in every for value in op.outputs if value in plan.reached)
+    for value in (value for value in read if value in named):
+        bound, steps = plan.facts[value].interval.low, value.steps
+        spatial = tuple(len(steps) + axis for axis in geometry.spatial(value))
+        table.append(
+            Layer(
+                named[value], (*steps, *value.shape), value.dtype, geometry.strides(value), bound,
+                spatial, len(steps), value,
+            )
+        )  # fmt: skip
+    by_value = {layer.value: layer for layer in table}
+    table.aliases = {
+        name: by_value[value]
+        for name, value in aliases.items()
+        if named[value] != name and value in by_value
+    }
+    for paths in (standard, plan):
+        crossed, below = paths.crossed_by_every_path(), paths.below(paths.contrasted)
+        table.auto = table.auto or _choose_automatically(table, paths)
+        # Class activation maps are read at these, before global pooling, whatever the stride.
+        with_positions = [x for x in table if x.spatial_axes and x.value in crossed]
+        table.top = table.top or (with_positions[-1] if with_positions else None)
+        last = next((x for x in reversed(with_positions) if x.value in below), None)
+        table.last = table.last or last
+    return table
+
+
+def _names(plan: Plan, every: Sequence[tuple[Program, Op]]) -> Iterator[tuple[str, Value]]:
+    """(name, value) of all that has one, the best name first; a name may come several times."""
+    for _, op in every:
+        if op.primitive is compat.name_p and op.outputs[0] in plan.reached:
+            yield op.params["name"], op.outputs[0]
+    for program in dict.fromkeys([plan.program, *(program for program, _ in every)]):
+        yield from _module_values(plan, program)
+        yield from _values_of_owners(plan, program)
+    for program, op in every:
+        label = _operation_label(plan, program, op)
+        if label is not None:
+            yield "/".join((*program.module_scopes(op), label)), op.outputs[0]
+
+
+def input_layers(plan: Plan, geometry: Geometry, explained: Sequence[Value]) -> list[Layer]:
+    """The explained input's arrays as layers, named "input"."""
+    return [
+        Layer(
+            "input", value.shape, value.dtype, geometry.strides(value),
+            plan.facts[value].interval.low, geometry.spatial(value), 0, value,
+        )
+        for value in explained
+    ]  # fmt: skip
+
+
+def spatial_map(
+    array: jax.Array, layer: Layer, reduce: Callable[..., jax.Array] = jnp.sum
+) -> jax.Array:
+    """What was found at a layer, reduced to its spatial axes.
+
+    Args:
+      array: shaped like the layer, or with an axis of K targets after the batch axis.
+      reduce: takes the array and ``axis``, a tuple: the channels'.
+
+    Returns:
+      (N, H, W), or (N, K, H, W); for a layer inside a loop with a leading axis of its steps.
+
+    Raises:
+      ValueError: the layer has no two spatial axes.
+    """
+    if len(layer.spatial_axes) != 2:
+        raise ValueError(
+            f"layer {layer.name!r} of shape {layer.shape} has {len(layer.spatial_axes)} spatial "
+            "axes and a map needs two: choose another layer, or read it with excitation_vjp"
+        )
+    # The axis of K targets, if there is one, follows the batch axis or stands in its place.
+    extra, first = array.ndim - len(layer.shape), layer.batch_axis
+    batched = first not in layer.spatial_axes
+    kept = {*range(first + batched), *layer.spatial_axes}
+    reduced = [axis for axis in range(len(layer.shape)) if axis not in kept]
+    shift = [extra if batched or axis != first else 0 for axis in reduced]
+    axes = tuple(a + by for a, by in zip(reduced, shift, strict=True))
+    return compat.kept_apart(reduce(array, axis=axes))
+
+
+def _module_values(plan: Plan, program: Program) -> list[tuple[str, Value]]:
+    """(path, value) of every call of a module: its last signal that leaves it.
+
+    A call is a run of consecutive operations below one path. One without a signal has no value.
+    """
+    readers: dict[Value, list[int]] = {}
+    for op in program.ops:
+        for value in op.inputs:
+            readers.setdefault(value, []).append(op.index)
+    calls: list[tuple[str, int, int]] = []
+    open_since: list[tuple[str, int]] = []
+    for op in program.ops:
+        scopes = program.module_scopes(op)
+        shared = 0
+        for scope, (name, _) in zip(scopes, open_since, strict=False):
+            if scope != name:
+                break
+            shared += 1
+        for depth in range(len(open_since), shared, -1):
+            path = "/".join(name for name, _ in open_since[:depth])
+            calls.append((path, open_since[depth - 1][1], op.index))
+        open_since = open_since[:shared] + [(name, op.index) for name in scopes[shared:]]
+    for depth in range(len(open_since), 0, -1):
+        path = "/".join(name for name, _ in open_since[:depth])
+        calls.append((path, open_since[depth - 1][1], len(program.ops)))
+    outputs = set(program.outputs)
+
+    def leaves(value: Value, end: int) -> bool:
+        return value in outputs or any(reader >= end for reader in readers.get(value, ()))
+
+    found = []
+    around = "/".join(program.enclosing_scopes)
+    for path, start, end in sorted(calls, key=lambda call: (call[1], len(call[0]))):
+        if around == path or around.startswith(path + "/"):
+            continue  # the module holds this loop or branch, and is left outside of it
+        last = None
+        for op in program.ops[start:end]:
+            for value in op.outputs:
+                if value in plan.reached and leaves(value, end):
+                    last = value
+        if last is not None:
+            found.append((path, last))
+    return found
+
+
+def _values_of_owners(plan: Plan, program: Program) -> Iterator[tuple[str, Value]]:
+    """(module, value): the last value of each run of operations that consume one's parameters."""
+    run: tuple[str, Value] | None = None
+    for op in program.ops:
+        step = plan.steps.get(op)
+        if step is None or program.module_scopes(op):
+            continue
+        owner = plan.facts.owner(op)
+        if run is not None and owner != run[0] and not isinstance(step.plan, Structure):
+            yield run
+            run = None
+        if owner is not None:
+            run = (owner, op.outputs[0])
+    if run is not None:
+        yield run
+
+
+def _operation_label(plan: Plan, program: Program, op: Op) -> str | None:
+    """A name for the value of an operation that is a layer in itself; None for any other."""
+    step = plan.steps.get(op)
+    if step is None or op.outputs[0] not in plan.reached:
+        return None
+    if op.primitive is compat.jit_p:
+        return str(op.params["name"])
+    if op.call is not None:
+        inside = [o for o in _same_call(program, op) if o.call == op.call]
+        return op.call if op is inside[-1] else None
+    if op.primitive in compat.LAYERS and (program.module_scopes(op) or plan.facts.owner(op)):
+        return None  # the module that it is has a name, and the same probability
+    if isinstance(step.plan, Flow) or op.primitive in (lax.max_p, lax.concatenate_p):
+        return _LABELS.get(op.primitive)
+    return None
+
+
+def _same_call(program: Program, op: Op) -> list[Op]:
+    """The run of operations of one jitted function around ``op``."""
+    end = op.index
+    while end + 1 < len(program.ops) and program.ops[end + 1].call == op.call:
+        if program.ops[end + 1].path != op.path:
+            break
+        end += 1
+    return program.ops[op.index : end + 1]
+
+
+_LABELS = {
+    lax.conv_general_dilated_p: "conv", lax.dot_general_p: "dense", lax.add_p: "sum",
+    lax.reduce_window_max_p: "max_pool", lax.reduce_window_sum_p: "window_sum",
+    lax.reduce_sum_p: "reduce_sum", lax.reduce_max_p: "reduce_max", lax.max_p: "max",
+    lax.concatenate_p: "concatenate",
+}  # fmt: skip
+
+
+_SPECIAL = {
+    "auto": f", at a stride of at most {LARGEST_AUTO_STRIDE} below the first affine operation",
+    "last": " below the first affine operation",
+    "top": "",
+}
+
+
+def choose(layers: LayerTable, name: str) -> Layer:
+    """The layer of this name, or "auto", "last" or "top".
+
+    Raises:
+      ValueError: there is none; the message gives the nearest names.
+    """
+    if name in _SPECIAL:
+        found = {"auto": layers.auto, "last": layers.last, "top": layers.top}[name]
+        if found is None:
+            raise ValueError(
+                f'layer="{name}" looks for a value with spatial axes on every path'
+                f"{_SPECIAL[name]}, and this model has none: name a layer (excitation_jax.layers "
+                "lists them), or layer=None for the input"
+            )
+        return found
+    for layer in layers:
+        if layer.name == name:
+            return layer
+    if name in layers.aliases:
+        return layers.aliases[name]
+    names = [layer.name for layer in layers]
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
+    near += [n for n in names if name in n and n not in near][:3]
+    hint = f"the nearest names are {', '.join(near)}" if near else f"the model has {len(names)}"
+    raise ValueError(
+        f"no layer named {name!r} on the way from the output to the input; {hint}. "
+        "excitation_jax.layers(model_fn, params, x) lists them all."
+    )
+
+
+def _choose_automatically(layers: LayerTable, plan: Plan) -> Layer | None:
+    """The highest activation that is worth a map, at a spatial stride of 16 at most.
+
+    It lies below the first affine operation, on every path (inside a residual branch there is
+    only a part of the probability), and, where the model allows, below a second affine
+    operation. Right at the first one's input a contrastive map is the difference of two shares
+    of the same probability: at the input of a 1x1 convolution it sums to zero over the channels
+    of every position. (Hits of c-MWP there and one layer lower: 64 and 92 % on SqueezeNet's
+    grids of photographs; on the digits model, whose classifier follows a pooling, 96 and 97 %.)
+    Where no activation with a bound is on every path, as in a ConvNeXt's residual stream or behind
+    a ViT's patches, an affine value is.
+    """
+    crossed = plan.crossed_by_every_path()
+    first = plan.below(plan.contrasted)
+    tops = [value for op in plan.contrasted for value in plan.sources(plan.steps[op])]
+    second = plan.below(plan.affine_below(tops)[0])
+    for below, bounded in itertools.product((second, first), (True, False)):
+        for layer in reversed(layers):
+            if (
+                layer.value in below
+                and layer.value in crossed
+                and (layer.lower_bound != -np.inf or not bounded)
+                and layer.spatial_axes
+                and max(layer.stride) <= LARGEST_AUTO_STRIDE
+            ):
+                return layer
+    return None

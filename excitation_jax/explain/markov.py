@@ -1,0 +1,219 @@
+"""Excitation Backprop as the papers define it: an absorbing Markov chain over all neurons.
+
+For a small network, the transition matrix between every two neurons is written out, and the
+marginal winning probabilities are read from the fundamental matrix N = (I - Q)^-1 (Eq. 2, 3).
+Nothing is shared with the transform's backward pass: every operation is turned into a dense
+matrix first. So it is what the transform is tested against, and a way to ask more of a small
+network than the MWP of one layer: N[i, j] is the expected number of visits to neuron j of a
+walk that starts at neuron i.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..engine.orientation import Read, SignReader
+from ..program import compat
+from ..program.hidden import Hidden
+from ..program.trace import Op, Value
+from ..rules.linear import Affine, Sum
+from ..rules.pooling import Winner
+from ..rules.rule import Flow, Inside, Step, Structure, Through
+from ..rules.ruleset import EXCITATION, RuleSet
+from ..rules.structure import Scatter
+from .prepared import prepare
+
+#: The matrices are dense: this many neurons need 512 MB each.
+LARGEST_CHAIN = 8000
+
+
+@dataclass(frozen=True, eq=False)
+class MarkovChain:
+    """The chain of one input.
+
+    Attributes:
+      transition: Q (n, n), probability of going from neuron i to its child j. A row sums to one,
+        or to zero where neuron i has no excitatory input (Z_i = 0) or is an input.
+      starts: positions of the output's neurons.
+      places: positions of the neurons of "input" and of every layer, with its shape.
+    """
+
+    transition: np.ndarray
+    starts: slice
+    places: dict[str, tuple[slice, tuple[int, ...]]]
+
+    @property
+    def fundamental(self) -> np.ndarray:
+        """N = (I - Q)^-1: expected visits to j of a walk that starts at i."""
+        return np.linalg.inv(np.eye(len(self.transition)) - self.transition)
+
+    def mwp(self, signal: np.ndarray, layer: str = "input") -> np.ndarray:
+        """Marginal winning probabilities of a layer (Eq. 2).
+
+        Args:
+          signal: P(A0), shaped like the output.
+          layer: a name in ``places``.
+
+        Returns:
+          An array shaped like the layer.
+        """
+        place, shape = self.places[layer]
+        start = np.zeros(len(self.transition))
+        start[self.starts] = np.ravel(signal)
+        visits = np.linalg.solve(np.eye(len(start)) - self.transition.T, start)
+        return visits[place].reshape(shape)
+
+
+def markov_chain(
+    model_fn: Callable[[Any, Any], Any], params: Any, x: Any, *, rules: RuleSet = EXCITATION
+) -> MarkovChain:
+    """Writes out the Markov chain of a small network.
+
+    Args:
+      model_fn, params, x: as in `excitation_vjp`; one input array and one output array.
+      rules: a preset (rules of your own have no matrix).
+
+    Raises:
+      ValueError: the network has more than 8,000 neurons, counting every value between the
+        output and the input, or several inputs or outputs.
+      NotImplementedError: an operation follows a rule of the user's, or is a loop or branch.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from excitation_jax.markov import markov_chain
+      >>> chain = markov_chain(lambda w, x: x @ w, jnp.array([[1.0], [3.0]]), jnp.ones((1, 2)))
+      >>> chain.mwp([[1.0]]).tolist()
+      [[0.25, 0.75]]
+    """
+    prepared = prepare(model_fn, (params, x), (), False, rules)
+    plan, program = prepared.plan, prepared.program
+    if len(prepared.tapped) != 1 or len(program.outputs) != 1:
+        raise ValueError("a Markov chain is written out for one input and one output array")
+    env: dict[Value, Any] = {**program.constants}
+    env.update(zip(program.captured, prepared.captured, strict=True))
+    env.update(zip(program.inputs, jax.tree.leaves((params, x)), strict=True))
+    for op in program.ops:
+        operands = [env[v] if v.literal is None else v.literal for v in op.inputs]
+        env.update(zip(op.outputs, compat.bind(op.primitive, op.params, *operands), strict=True))
+
+    order = [prepared.tapped[0]]
+    order += [value for op in program.ops for value in op.outputs if value in plan.reached]
+    order = list(dict.fromkeys(order))
+    ends = np.cumsum([int(np.prod(value.shape)) for value in order])
+    if ends[-1] > LARGEST_CHAIN:
+        raise ValueError(
+            f"the network has {ends[-1]} neurons, and a dense chain is written out for at most "
+            f"{LARGEST_CHAIN}"
+        )
+    where = {
+        value: slice(int(end) - int(np.prod(value.shape)), int(end))
+        for value, end in zip(order, ends, strict=True)
+    }
+    transition = np.zeros((ends[-1], ends[-1]))
+    for step in plan.steps.values():
+        for value, block in _blocks(step, env, plan.hidden):
+            for output, rows in zip(step.site.op.outputs, block, strict=True):
+                if output in where:
+                    transition[where[output], where[value]] += rows
+    places = {
+        layer.name: (where[layer.value], layer.shape)
+        for layer in prepared.layers
+        if layer.value in where
+    }
+    places["input"] = (where[prepared.tapped[0]], prepared.tapped[0].shape)
+    return MarkovChain(transition, where[program.outputs[0]], places)
+
+
+def _blocks(
+    step: Step, env: dict[Value, Any], hidden: Hidden
+) -> list[tuple[Value, list[np.ndarray]]]:
+    """For each child value, the matrices (neurons of an output, neurons of the child)."""
+    op, plan = step.site.op, step.plan
+    if isinstance(plan, Through):
+        shape = op.outputs[0].shape
+        rows = np.arange(int(np.prod(shape)))
+        places = np.arange(int(np.prod(plan.source.shape))).reshape(plan.source.shape)
+        block = np.zeros((len(rows), places.size))
+        block[rows, np.ravel(np.broadcast_to(places, shape))] = 1
+        return [(plan.source, [block])]
+    if isinstance(plan, Inside):
+        raise NotImplementedError(
+            f"no matrix for the {op.primitive.name} in {step.site.path or 'the model'}: write the "
+            "loop or branch out"
+        )
+    assert isinstance(plan, Structure | Flow)
+    matrices = {i: _matrices(op, i, env) for i in plan.sources}
+    moves = isinstance(step.rule, Scatter) and not step.rule.added
+    if moves or isinstance(plan, Structure) or isinstance(step.rule, Winner):
+        return [(op.inputs[i], matrices[i]) for i in plan.sources]
+    if not isinstance(step.rule, Affine | Sum | Scatter):
+        raise NotImplementedError(
+            f"no matrix for {type(step.rule).__name__}, the rule of {op.primitive.name} in "
+            f"{step.site.path or 'the model'}"
+        )
+    weighted = isinstance(step.rule, Affine) and len(op.inputs) > 1
+    # Weights that depend on the input (attention) have no sign of their own.
+    fixed = not all(facts.active for facts in step.site.operands)
+    use_sign = weighted and fixed and step.rule.effective  # type: ignore[union-attr]
+    sign = _sign(step.oriented_output if use_sign else None, op.outputs[0], env)
+    excitation = {}
+    for i in plan.sources:
+        (matrix,) = matrices[i]
+        positive = np.maximum(sign[:, None] * matrix if weighted else matrix, 0)
+        excitation[i] = positive * _activation(step, i, env, hidden)[None, :]
+    if isinstance(step.rule, Sum) and step.rule.clamped:  # a signal and a constant (R5)
+        constant = {i: np.ravel(hidden.elements(op.inputs[i], env)) for i in plan.sources}
+        for i in plan.sources:
+            alone = matrices[i][0] @ ~constant[i] * (matrices[1 - i][0] @ constant[1 - i])
+            excitation[i] = np.where(alone[:, None] > 0, matrices[i][0], excitation[i])
+    if isinstance(step.rule, Sum) and step.rule.skips == "nothing":
+        skip = step.identity_skip
+        if skip is not None:
+            excitation[skip] = np.zeros_like(excitation[skip])
+            excitation[1 - skip] = matrices[1 - skip][0]
+    total = sum(block.sum(axis=1) for block in excitation.values())
+    scale = np.divide(1, total, out=np.zeros_like(total), where=total != 0)
+    return [(op.inputs[i], [scale[:, None] * block]) for i, block in excitation.items()]
+
+
+def _matrices(op: Op, i: int, env: dict[Value, Any]) -> list[np.ndarray]:
+    """The operation's Jacobians with respect to operand ``i``, one per output."""
+    operands = [env[v] if v.literal is None else v.literal for v in op.inputs]
+
+    def apply(x: Any) -> list[Any]:
+        return compat.bind(op.primitive, op.params, *operands[:i], x, *operands[i + 1 :])
+
+    size = int(np.prod(op.inputs[i].shape))
+    return [
+        np.asarray(jacobian, float).reshape(math.prod(value.shape), size)
+        for value, jacobian in zip(op.outputs, jax.jacrev(apply)(operands[i]), strict=True)
+    ]
+
+
+def _activation(step: Step, i: int, env: dict[Value, Any], hidden: Hidden) -> np.ndarray:
+    """h of Eq. 6 for each neuron of operand ``i``."""
+    value = step.site.op.inputs[i]
+    x = np.ravel(np.asarray(env[value], float))
+    if not step.rule.clamped:  # type: ignore[attr-defined]
+        return x
+    facts, gated = step.site.operands[i], step.gated_inputs[i]
+    if gated is not None:
+        gate = np.broadcast_to(np.asarray(env[gated[1]], float), value.shape)
+        h = np.maximum(x - gated[0] * np.ravel(gate), 0)
+    elif np.isfinite(facts.interval.low):
+        h = np.maximum(x - facts.interval.low, 0)
+    else:
+        h = np.maximum(_sign(step.oriented_inputs[i], value, env) * x, 0)
+    return np.where(np.ravel(hidden.elements(value, env)), 0, h)
+
+
+def _sign(reader: SignReader | None, value: Value, env: dict[Value, Any]) -> np.ndarray:
+    if reader is None:
+        return np.ones(int(np.prod(value.shape)))
+    return np.ravel(np.broadcast_to(np.asarray(reader(Read(env)), float), value.shape))
