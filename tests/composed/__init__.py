@@ -1,6 +1,6 @@
 """Programs composed of random steps, for test_composed_networks.py."""
 
-from excitation_jax.programs import INPUTS, Program, alone, programs, programs_around
-from excitation_jax.table import TABLE, Entry
+from .programs import INPUTS, Program, alone, programs, programs_around
+from .table import TABLE, Entry
 
 __all__ = ["INPUTS", "TABLE", "Entry", "Program", "alone", "programs", "programs_around"]

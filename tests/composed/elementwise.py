@@ -8,8 +8,9 @@ import numpy as np
 from jax import lax
 
 import excitation_jax as ej
-from excitation_jax.table import register_functions, step
-from excitation_jax.weights import Weights
+
+from .table import register_functions, step
+from .weights import Weights
 
 
 @step("relu")

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from excitation_jax.table import Shape, register_functions, step
-from excitation_jax.weights import Weights
+from .table import Shape, register_functions, step
+from .weights import Weights
 
 LETTERS = "DHW"
 

@@ -11,10 +11,10 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from excitation_jax.explain.layer_table import projections
-from excitation_jax.structure import mask_of
-from excitation_jax.table import fitted, mixed, step
-from excitation_jax.weights import Body, Weights
+from .layers import projections
+from .structure import mask_of
+from .table import fitted, mixed, step
+from .weights import Body, Weights
 
 # --- joined branches --------------------------------------------------------------------------
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from excitation_jax.explain import layer_table  # noqa: F401  (they fill the table)
-from excitation_jax.table import TABLE, Entry, Shape, mixed
-from excitation_jax.weights import Body, Weights
+from . import elementwise, layers, nested, structure  # noqa: F401  (they fill the table)
+from .table import TABLE, Entry, Shape, mixed
+from .weights import Body, Weights
 
 #: The states that programs start from.
 INPUTS: dict[str, Shape] = {

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from excitation_jax.table import register_functions, step
-from excitation_jax.weights import Weights
+from .table import register_functions, step
+from .weights import Weights
 
 
 def after_batch(x: jax.Array, axis: int, first: tuple, rest: object) -> list:

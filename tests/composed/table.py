@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from excitation_jax.weights import Weights
+from .weights import Weights
 
 Shape = tuple[int, ...]
 

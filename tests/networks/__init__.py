@@ -1,16 +1,8 @@
 """The six networks of the reference maps, in Flax Linen, with the oracles' weights and images."""
 
-from excitation_jax.conversion import Parameter, convert, parameters
-from excitation_jax.oracle import Oracle, load_oracle
-from excitation_jax.torchvision import (
-    ARCHITECTURES,
-    VGG16,
-    AlexNet,
-    GoogLeNet,
-    ResNet,
-    SqueezeNet,
-    untagged,
-)
+from .conversion import Parameter, convert, parameters
+from .oracle import Oracle, load_oracle
+from .torchvision import ARCHITECTURES, VGG16, AlexNet, GoogLeNet, ResNet, SqueezeNet, untagged
 
 __all__ = [
     "ARCHITECTURES",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from excitation_jax.torchvision import ARCHITECTURES
+from .torchvision import ARCHITECTURES
 
 # The dense layers that read a flattened feature map, and that map's (C, H, W).
 FLATTENED = {

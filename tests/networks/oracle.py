@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from excitation_jax.conversion import convert
-from excitation_jax.torchvision import ARCHITECTURES, Tag, untagged
+from .conversion import convert
+from .torchvision import ARCHITECTURES, Tag, untagged
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from excitation_jax import ARCHITECTURES, Oracle, convert, load_oracle, parameters
+from . import ARCHITECTURES, Oracle, convert, load_oracle, parameters
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "oracles"
 SLOW = {"vgg16", "googlenet", "resnet50"}

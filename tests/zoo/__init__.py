@@ -1,6 +1,6 @@
 """Small, faithful versions of the architectures that the library must explain unmodified."""
 
-from excitation_jax import (
+from . import (
     attention,
     convolutional,
     equinox_models,
@@ -12,7 +12,7 @@ from excitation_jax import (
     residual,
     several_inputs,
 )
-from excitation_jax.entry import Entry, Example
+from .entry import Entry, Example
 
 FAMILIES = (
     residual,

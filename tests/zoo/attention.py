@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from excitation_jax.entry import CLASSES, Entry, image, linen
+from .entry import CLASSES, Entry, image, linen
 
 
 class Mlp(nn.Module):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from excitation_jax.entry import BATCH, CLASSES, Entry, Example, image, linen, signal
+from .entry import BATCH, CLASSES, Entry, Example, image, linen, signal
 
 
 class ConvNeXtBlock(nn.Module):

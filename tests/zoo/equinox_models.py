@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from excitation_jax.entry import CLASSES, Entry, Example, filled, signal
+from .entry import CLASSES, Entry, Example, filled, signal
 
 
 class ConvNet(eqx.Module):

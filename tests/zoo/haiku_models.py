@@ -6,7 +6,7 @@ from typing import Any
 import haiku as hk
 import jax
 
-from excitation_jax.entry import CLASSES, Entry, Example, filled, image, signal
+from .entry import CLASSES, Entry, Example, filled, image, signal
 
 
 def resnet(x: jax.Array, is_training: bool) -> jax.Array:

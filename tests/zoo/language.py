@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from excitation_jax.attention import EncoderBlock
-from excitation_jax.entry import CLASSES, Entry, Example, Target, best, linen, tokens
+from .attention import EncoderBlock
+from .entry import CLASSES, Entry, Example, Target, best, linen, tokens
 
 LENGTH, VOCABULARY = 12, 17
 #: The position whose next token is explained. What comes after it must get nothing.

@@ -6,8 +6,8 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from excitation_jax.entry import CLASSES, Entry, image, linen
-from excitation_jax.residual import SqueezeExcite
+from .entry import CLASSES, Entry, image, linen
+from .residual import SqueezeExcite
 
 BatchNorm = partial(nn.BatchNorm, use_running_average=True, epsilon=1e-3)
 Activation = Callable[[jax.Array], jax.Array]

@@ -8,18 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from excitation_jax.entry import (
-    CLASSES,
-    Entry,
-    Example,
-    Target,
-    best,
-    filled,
-    image,
-    signal,
-    tokens,
-)
-from excitation_jax.language import LENGTH, NEXT_WORDS, VOCABULARY
+from .entry import CLASSES, Entry, Example, Target, best, filled, image, signal, tokens
+from .language import LENGTH, NEXT_WORDS, VOCABULARY
 
 Rngs = nnx.Rngs
 Conv1 = partial(nnx.Conv, kernel_size=(1, 1), use_bias=False)

@@ -10,17 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from excitation_jax.entry import (
-    CLASSES,
-    Entry,
-    Example,
-    Target,
-    best,
-    filled,
-    linen,
-    signal,
-    tokens,
-)
+from .entry import CLASSES, Entry, Example, Target, best, filled, linen, signal, tokens
 
 STEPS = 6
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from excitation_jax.entry import CLASSES, Entry, image, linen
+from .entry import CLASSES, Entry, image, linen
 
 BatchNorm = partial(nn.BatchNorm, use_running_average=True)
 Conv3 = partial(nn.Conv, kernel_size=(3, 3), use_bias=False)

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from excitation_jax.attention import EncoderBlock, Patches
-from excitation_jax.entry import CLASSES, Entry, Example, filled, image, linen, signal, tokens
+from .attention import EncoderBlock, Patches
+from .entry import CLASSES, Entry, Example, filled, image, linen, signal, tokens
 
 ANCHORS = 2
 

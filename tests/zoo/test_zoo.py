@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 
 import excitation_jax as ej
-from excitation_jax import ENTRIES, Example
-from excitation_jax.convolutional import Normalised
-from excitation_jax.entry import BATCH, best, linen, signal, without_dead_units
 from excitation_jax.explain.markov import markov_chain
-from excitation_jax.language import POSITION
-from excitation_jax.residual import SqueezeExciteNet
-from excitation_jax.several_inputs import SharedLayer, TwoTowers
+
+from . import ENTRIES, Example
+from .convolutional import Normalised
+from .entry import BATCH, best, linen, signal, without_dead_units
+from .language import POSITION
+from .residual import SqueezeExciteNet
+from .several_inputs import SharedLayer, TwoTowers
 
 # The models are small and run once: compile them quickly.
 FAST = {"xla_backend_optimization_level": 0}
