@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import SHARED
 from PIL import Image
 
 HEIGHT, WIDTH = 30, 40
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+REAL = SHARED / "data"
 
 
 def real(name: str) -> Path:

@@ -10,12 +10,13 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
+from paths import ROOT
 
 import excitation_jax
 
 matplotlib.use("agg")
 
-ROOT = Path(__file__).resolve().parents[1]
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = [

@@ -1,6 +1,6 @@
 """Deterministic winner-take-all against a plain loop: each winner's strongest child wins.
 
-The networks, and what excites a neuron (h_j w_ij+), are those of test_random_networks.py: written
+The networks, and what excites a neuron (h_j w_ij+), are those of random_networks.py: written
 from the layers' specifications in numpy float64, without tracing anything.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from jax import lax
-from test_random_networks import FAST, Chain, Network, check_some, networks, run
+from random_networks import FAST, Chain, Network, check_some, networks, run
 
 import excitation_jax as ej
 from excitation_jax import methods

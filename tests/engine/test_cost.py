@@ -7,13 +7,13 @@ benchmarks/latency.py. F is the FLOPs of a forward pass, F_up those above the la
 import functools
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import ROOT
 
 # benchmarks/ is no package: its programs are run from a checkout.
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks"))
 
 import latency  # noqa: E402
 

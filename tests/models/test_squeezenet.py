@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from paths import SHARED
 from PIL import Image
 
 from excitation_jax.models import squeezenet, weights
 
-SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 WEIGHTS = SHARED / "data" / "weights" / "squeezenet_v1_0.npz"
 ORACLE = SHARED / "oracles" / "squeezenet_real.npz"
 PHOTOGRAPHS = SHARED / "data" / "imagenet_256"

@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.figure import Figure
+from paths import ROOT
 
 import excitation_jax as ej
 from excitation_jax.explain import randomisation
 from excitation_jax.maps import similarity
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import sanity_check  # noqa: E402
 

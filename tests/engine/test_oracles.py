@@ -6,19 +6,18 @@ map, 1e-4 in float32 and 1e-9 in float64.
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import load_oracle
+from paths import SHARED
 
 import excitation_jax as ej
 from excitation_jax.explain.markov import markov_chain
 from excitation_jax.models import squeezenet
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 ORACLES = SHARED / "oracles"
 SQUEEZENET = SHARED / "data" / "weights" / "squeezenet_v1_0.npz"
 

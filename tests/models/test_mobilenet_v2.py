@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from paths import SHARED
 from PIL import Image
 
 import excitation_jax as ej
 from excitation_jax import models
 from excitation_jax.models import mobilenet_v2
 
-DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+DATA = SHARED / "data"
 WEIGHTS = DATA / "weights" / "mobilenet_v2_100_224_int8.npz"
 PHOTOGRAPHS = DATA / "imagenet_256"
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks.variables import random_variables
+from paths import SHARED
 from PIL import Image
 
 import excitation_jax as ej
@@ -16,7 +17,7 @@ from excitation_jax.models import mobilenet_v1
 from excitation_jax.models.googlenet import tag_classifier
 from excitation_jax.models.pooling import LocalResponseNorm, MaxPool
 
-DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+DATA = SHARED / "data"
 WEIGHTS = DATA / "weights" / "mobilenet_v1_025_224.npz"
 PHOTOGRAPHS = DATA / "imagenet_256"
 

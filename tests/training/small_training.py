@@ -1,6 +1,6 @@
 """A network and photographs so small that a training run takes seconds, and such a run.
 
-    python tests/small_training.py VOC DIRECTORY OUT [SECONDS]
+    python small_training.py VOC DIRECTORY OUT [SECONDS]
 
 trains on the folder VOC with checkpoints in DIRECTORY and writes the result to OUT, unless it is
 killed before: it does so itself, SECONDS after its first step.

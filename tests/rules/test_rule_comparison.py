@@ -1,15 +1,14 @@
 """The comparison of rule sets in docs/choosing_rules.md, at a smaller scale: its orderings hold."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import ROOT, SHARED
 
 import excitation_jax as ej
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT.parent / "shared" / "data"
+DATA = SHARED / "data"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import mobilenet_pointing  # noqa: E402

@@ -4,7 +4,6 @@ The tolerances are those of ../shared/oracles/README.md, but that the pseudo-gra
 float32: in float64 they have to agree to the last bit of that.
 """
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import load_oracle
+from paths import SHARED
 
 import excitation_jax as ej
 from excitation_jax import methods
 
-ORACLES = Path(__file__).resolve().parents[2] / "shared" / "oracles"
+ORACLES = SHARED / "oracles"
 
 PSEUDO_GRADIENTS = {
     "grad_input_absmax": methods.gradient,

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from paths import SHARED
 from PIL import Image
 
 import excitation_jax as ej
 from excitation_jax.models import cifar_resnet
 
-DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+DATA = SHARED / "data"
 WEIGHTS = DATA / "weights"
 IMAGES = DATA / "cifar10_jpeg_1000.npz"
 

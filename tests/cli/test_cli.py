@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import SHARED
 
 Image = pytest.importorskip("PIL.Image", reason='needs Pillow: pip install ".[plots]"')
 
@@ -22,13 +23,13 @@ from excitation_jax.cli.parser import main  # noqa: E402
 from excitation_jax.data import class_names  # noqa: E402
 from excitation_jax.maps import pictures  # noqa: E402
 
-SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-CLASSES = SHARED / "imagenet_classes.txt"
-WEIGHTS = SHARED / "weights" / "squeezenet_v1_0.npz"
-GOLDFISH = SHARED / "imagenet_256" / "0001_n01443537_goldfish.jpg"
+DATA = SHARED / "data"
+CLASSES = DATA / "imagenet_classes.txt"
+WEIGHTS = DATA / "weights" / "squeezenet_v1_0.npz"
+GOLDFISH = DATA / "imagenet_256" / "0001_n01443537_goldfish.jpg"
 needs_shared = pytest.mark.skipif(
     not (WEIGHTS.exists() and GOLDFISH.exists() and CLASSES.exists()),
-    reason=f"no real weights and photographs in {SHARED}",
+    reason=f"no real weights and photographs in {DATA}",
 )
 needs_digits = pytest.mark.skipif(
     "not __import__('importlib').util.find_spec('sklearn')",

@@ -4,7 +4,6 @@ import functools
 import importlib.util
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import caffe_reference
+from paths import SHARED
 
 from excitation_jax import models
 from excitation_jax.models import importing
 
-ORACLES = Path(__file__).resolve().parents[1].parent / "shared" / "oracles"
+ORACLES = SHARED / "oracles"
 
 # The tests compile more than they compute.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -1,16 +1,15 @@
 """The test networks compute what the networks behind the reference maps computed."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import ARCHITECTURES, Oracle, convert, load_oracle, parameters
+from paths import SHARED
 
-from . import ARCHITECTURES, Oracle, convert, load_oracle, parameters
-
-FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "oracles"
+FOLDER = SHARED / "oracles"
 SLOW = {"vgg16", "googlenet", "resnet50"}
 
 needs_oracles = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no reference maps at {FOLDER}")

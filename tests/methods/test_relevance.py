@@ -1,6 +1,6 @@
 """Layer-wise relevance propagation against its definition (Bach et al. 2015), written out.
 
-The networks are those of test_random_networks.py, and so are their values and the matrices of their
+The networks are those of random_networks.py, and so are their values and the matrices of their
 layers: written from the layers' specifications in numpy float64, without tracing anything. Here a
 BatchNorm and a bias are merged into the neuron before the definition is applied.
 """
@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import PartitionSpec
-from test_random_networks import CLASSES, FAST, Chain, Network, check_some, networks, run
+from random_networks import CLASSES, FAST, Chain, Network, check_some, networks, run
 
 import excitation_jax as ej
 from excitation_jax import methods

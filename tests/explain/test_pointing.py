@@ -1,12 +1,11 @@
 """The pointing benchmarks, at a small scale: maps point better than the gradient does."""
 
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT, SHARED
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT.parent / "shared" / "data"
+DATA = SHARED / "data"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import digits_pointing  # noqa: E402

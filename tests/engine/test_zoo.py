@@ -15,16 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from zoo import ENTRIES, Example
+from zoo.convolutional import Normalised
+from zoo.entry import BATCH, best, linen, signal, without_dead_units
+from zoo.language import POSITION
+from zoo.residual import SqueezeExciteNet
+from zoo.several_inputs import SharedLayer, TwoTowers
 
 import excitation_jax as ej
 from excitation_jax.explain.markov import markov_chain
-
-from . import ENTRIES, Example
-from .convolutional import Normalised
-from .entry import BATCH, best, linen, signal, without_dead_units
-from .language import POSITION
-from .residual import SqueezeExciteNet
-from .several_inputs import SharedLayer, TwoTowers
 
 # The models are small and run once: compile them quickly.
 FAST = {"xla_backend_optimization_level": 0}
