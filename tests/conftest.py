@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 
 import jax
 import pytest
+from paths import ROOT
 
 # A traced program is many objects that live long; looking for garbage among the millions of them
 # that a process holds in the end takes a second each time.
 gc.set_threshold(100_000, 20, 50)
+
+# Some tests run the benchmarks, which are no part of the package. Last on the path, so that the
+# package that is tested stays the installed one where there is one.
+sys.path.append(str(ROOT))
 
 #: Modules whose programs are small. The others compute enough to be worth XLA's optimisations, or
 #: measure them.

@@ -16,7 +16,6 @@ import excitation_jax
 
 matplotlib.use("agg")
 
-
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = [

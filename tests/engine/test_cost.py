@@ -1,21 +1,16 @@
 """What a map costs, by XLA's own analysis and the clock: the counts of the design hold.
 
 Nothing is executed: programs are compiled for abstract arguments. The programs are those of
-benchmarks/latency.py. F is the FLOPs of a forward pass, F_up those above the layer.
+benchmarks/engine/latency.py. F is the FLOPs of a forward pass, F_up those above the layer.
 """
 
 import functools
-import sys
 import time
 from typing import Any
 
 import pytest
-from paths import ROOT
 
-# benchmarks/ is no package: its programs are run from a checkout.
-sys.path.append(str(ROOT / "benchmarks"))
-
-import latency  # noqa: E402
+from benchmarks.engine import latency
 
 BATCH, K = 4, 20
 MIB = 2**20

@@ -1,15 +1,12 @@
 """The pointing benchmarks, at a small scale: maps point better than the gradient does."""
 
-import sys
-
 import pytest
-from paths import ROOT, SHARED
+from paths import SHARED
+
+from benchmarks.digits import digits_pointing
+from benchmarks.explain import grid_pointing
 
 DATA = SHARED / "data"
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import digits_pointing  # noqa: E402
-import grid_pointing  # noqa: E402
 
 
 def test_digits() -> None:

@@ -13,15 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.figure import Figure
-from paths import ROOT
 
 import excitation_jax as ej
+from benchmarks.explain import sanity_check
 from excitation_jax.explain import randomisation
 from excitation_jax.maps import similarity
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import sanity_check  # noqa: E402
 
 
 class Block(nn.Module):

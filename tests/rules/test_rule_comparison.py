@@ -1,18 +1,14 @@
 """The comparison of rule sets in docs/choosing_rules.md, at a smaller scale: its orderings hold."""
 
-import sys
 from typing import Any
 
 import pytest
-from paths import ROOT, SHARED
+from paths import SHARED
 
 import excitation_jax as ej
+from benchmarks.rules import mobilenet_pointing, residual_rules
 
 DATA = SHARED / "data"
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import mobilenet_pointing  # noqa: E402
-import residual_rules  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,6 +1,6 @@
 """Layer randomisation: do the maps depend on what the network has learned?
 
-    python benchmarks/sanity_check.py [--squeezenet WEIGHTS.npz FOLDER]
+    python -m benchmarks.explain.sanity_check [--squeezenet WEIGHTS.npz FOLDER]
         [--cifar WEIGHTS.npz IMAGES.npz] [--images 30] [--draws 3] [--mode independent]
         [--plot FILE]
 
@@ -37,10 +37,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from compared import methods
-from grid_pointing import recognised
 
 import excitation_jax as ej
+from benchmarks.explain.compared import methods
+from benchmarks.explain.grid_pointing import recognised
 from excitation_jax import digits, maps
 from excitation_jax.explain.randomisation import (
     RandomisationCheck,

@@ -6,7 +6,7 @@ hit if it lies within 15 pixels of one of the class's boxes. A pair of image and
 class. The network is MobileNetV2 as trained on ImageNet, with a linear head for VOC's 20 classes
 that is trained here, on its pooled features of the other images.
 
-    python benchmarks/mobilenet_pointing.py --weights MOBILENET_V2.npz --voc VOC --coco COCO
+    python -m benchmarks.rules.mobilenet_pointing --weights MOBILENET_V2.npz --voc VOC --coco COCO
 
 VOC holds JPEGImages/, Annotations/ and ImageSets/Main/{all,voc07test}.txt; COCO holds
 annotations/instances_train2017.json and train2017/.
@@ -27,11 +27,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from compared import methods
 from PIL import Image, ImageDraw
-from residual_rules import RULES
 
 import excitation_jax as ej
+from benchmarks.explain.compared import methods
+from benchmarks.rules.residual_rules import RULES
 from excitation_jax import maps
 from excitation_jax.cli import train
 from excitation_jax.maps import pictures

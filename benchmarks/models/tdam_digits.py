@@ -1,6 +1,6 @@
 """Top-down attention (TDAM) on the digits model: with and without, everything else the same.
 
-    python benchmarks/tdam_digits.py [--steps 1200] [--seeds 3] [--json FILE]
+    python -m benchmarks.models.tdam_digits [--steps 1200] [--seeds 3] [--json FILE]
 
 Each row is a network trained from random weights on the same scenes for the same number of steps:
 the mean average precision on 1000 test scenes, and the pointing game on 500. A training run of
@@ -18,8 +18,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from digits_pointing import play
 
+from benchmarks.digits.digits_pointing import play
 from excitation_jax.digits import DigitsNet, make_scenes
 from excitation_jax.digits.train import mean_average_precision, predict, train
 

@@ -1,7 +1,7 @@
 """All methods on the grid pointing game, and what they cost beside one gradient.
 
-    python benchmarks/methods.py squeezenet --weights SQUEEZENET.npz --images FOLDER
-    python benchmarks/methods.py cifar --weights CIFAR10_RESNET20.npz --images CIFAR10.npz
+    python -m benchmarks.methods.comparison squeezenet --weights WEIGHTS.npz --images FOLDER
+    python -m benchmarks.methods.comparison cifar --weights WEIGHTS.npz --images CIFAR10.npz
 
 2x2 grids of images that the network recognises (grid_pointing.py, residual_rules.py): the share of
 maps whose maximum lies in the right quarter (hits, with a 95 % bootstrap interval over grids) and
@@ -24,12 +24,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import grid_pointing
 import jax
 import jax.numpy as jnp
 import numpy as np
-import residual_rules
 
+from benchmarks.explain import grid_pointing
+from benchmarks.rules import residual_rules
 from excitation_jax import maps, methods, metrics
 from excitation_jax.models import cifar_resnet, squeezenet
 

@@ -4,7 +4,7 @@ The papers' recipe (only the output layer, sigmoid cross-entropy, learning rate 
 mirrored squares resized to 256, random crops and flips), on the images that the pointing game in
 mobilenet_pointing.py trains its head with.
 
-    python benchmarks/fine_tuning.py --weights MOBILENET_V2.npz --voc VOC --coco COCO
+    python -m benchmarks.training.fine_tuning --weights MOBILENET_V2.npz --voc VOC --coco COCO
 
 VOC holds JPEGImages/, Annotations/ and ImageSets/Main/{all,voc07test}.txt; COCO holds
 annotations/instances_train2017.json and train2017/. Photographs are tested by their central crops,

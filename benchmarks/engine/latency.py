@@ -1,6 +1,6 @@
 """What an attention map costs beside a forward pass and an input gradient.
 
-    python benchmarks/latency.py --model resnet50 --batch 4 --json latency.json
+    python -m benchmarks.engine.latency --model resnet50 --batch 4 --json latency.json
 
 One row each for the forward pass, the gradient to the pixels, MWP and c-MWP at a layer and at the
 input, and K c-MWP maps an image. FLOPs and temporary memory are XLA's own figures; the predicted
@@ -34,9 +34,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-ROOT = Path(__file__).resolve().parents[1]
-# The networks are the test suite's. The package is the installed one, else this checkout's.
-sys.path += [str(ROOT / "tests"), str(ROOT)]
+# The networks are the test suite's.
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
 from networks import ARCHITECTURES  # noqa: E402
 from networks.torchvision import Tag  # noqa: E402

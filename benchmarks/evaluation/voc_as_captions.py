@@ -3,7 +3,7 @@ r"""Writes VOC's photographs in the layout of Flickr30k Entities, with captions 
 So `excitation-jax eval text` runs on real photographs without Flickr30k's, with a network whose
 outputs are VOC's classes as its words:
 
-    python benchmarks/voc_as_captions.py --voc VOC --split voc07test --out captions
+    python -m benchmarks.evaluation.voc_as_captions --voc VOC --split voc07test --out captions
     excitation-jax eval text --data flickr30k --folder captions --images VOC/JPEGImages \
         --split voc07test --words captions/words.txt --model mobilenet_v2 --weights HEAD --out run
 

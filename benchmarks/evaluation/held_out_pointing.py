@@ -6,8 +6,8 @@ cross-validation on these: every photograph is explained by a head that was trai
 of them, itself not included. Only then is the game played on what was kept apart: VOC07's test
 images, and every third photograph of COCO with an object of VOC's classes.
 
-    python benchmarks/held_out_pointing.py --weights MOBILENET_V2.npz --voc VOC --coco COCO \
-        --out DIR
+    python -m benchmarks.evaluation.held_out_pointing --weights MOBILENET_V2.npz --voc VOC \
+        --coco COCO --out DIR
 
 VOC holds JPEGImages/, Annotations/ and ImageSets/Main/{all,voc07test}.txt; COCO holds
 annotations/instances_train2017.json and train2017/. DIR keeps the records, so that the same
@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from mobilenet_pointing import PENALTY, train_head
 
+from benchmarks.rules.mobilenet_pointing import PENALTY, train_head
 from excitation_jax import data, maps, methods, models
 from excitation_jax.data.pipeline import Batches
 from excitation_jax.data.records import Dataset, Example

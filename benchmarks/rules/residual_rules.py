@@ -4,7 +4,7 @@
 does the map's maximum lie in the quarter of the class (hit), and what share of its positive part
 does (energy)?
 
-    python benchmarks/residual_rules.py --weights CIFAR10_RESNET20.npz --images CIFAR10.npz
+    python -m benchmarks.rules.residual_rules --weights CIFAR10_RESNET20.npz --images CIFAR10.npz
 
 The images are arrays x (N, 32, 32, 3) uint8 and y (N,). For ResNet-32 add --depth 32.
 """
@@ -20,10 +20,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from compared import methods
-from grid_pointing import grids
 
 import excitation_jax as ej
+from benchmarks.explain.compared import methods
+from benchmarks.explain.grid_pointing import grids
 from excitation_jax import metrics
 from excitation_jax.models import cifar_resnet
 

@@ -1,6 +1,6 @@
 """Accuracy of the registered networks with their real weights.
 
-    python benchmarks/accuracy.py --weights FOLDER --photographs FOLDER --cifar FILE.npz
+    python -m benchmarks.models.accuracy --weights FOLDER --photographs FOLDER --cifar FILE.npz
 
 The first folder holds the .npz files by the names below; a photograph's file name begins with the
 index of its class; FILE.npz holds x (N, 32, 32, 3) uint8 and y (N,). Networks whose file is missing

@@ -5,7 +5,7 @@ CVPR 2021). For each of the four classes: does the map's maximum lie in the righ
 (hit; the maximum's cell counts where its centre is), and what share of its positive part does
 (energy)?
 
-    python benchmarks/grid_pointing.py --weights SQUEEZENET.npz --images FOLDER
+    python -m benchmarks.explain.grid_pointing --weights SQUEEZENET.npz --images FOLDER
 
 FOLDER holds photographs named <class index>_<anything>.jpg.
 """
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from compared import methods
 from PIL import Image
 
+from benchmarks.explain.compared import methods
 from excitation_jax import metrics
 from excitation_jax.models import squeezenet
 

@@ -1,12 +1,13 @@
 """Do maps of several layers, flips and a blur point better than one map? A search with care.
 
-    python benchmarks/combinations.py squeezenet --weights SQUEEZENET.npz --images FOLDER
-    python benchmarks/combinations.py cifar --weights CIFAR10_RESNET20.npz --images CIFAR10.npz
+    python -m benchmarks.maps.combinations squeezenet --weights SQUEEZENET.npz --images FOLDER
+    python -m benchmarks.maps.combinations cifar --weights CIFAR10_RESNET20.npz --images CIFAR10.npz
 
-Grid pointing as in methods.py. Every combination is scored on the first half of the grids; the best
-few are then scored on the other half, which had no part in choosing them, and compared there with
-the best single map of the first half: the difference in hits, with a 95 % bootstrap interval of
-the paired difference over grids. A combination is worth a name only if that lies above zero.
+Grid pointing as in methods/comparison.py. Every combination is scored on the first half of the
+grids; the best few are then scored on the other half, which had no part in choosing them, and
+compared there with the best single map of the first half: the difference in hits, with a 95 %
+bootstrap interval of the paired difference over grids. A combination is worth a name only if that
+lies above zero.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from methods import load
 
+from benchmarks.methods.comparison import load
 from excitation_jax import combine, maps, methods, metrics
 
 LAYERS = {

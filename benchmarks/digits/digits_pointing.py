@@ -1,6 +1,6 @@
 """The pointing game on the digits model: does a map's maximum lie in the digit's box?
 
-    python benchmarks/digits_pointing.py [--scenes 500] [--json FILE]
+    python -m benchmarks.digits.digits_pointing [--scenes 500] [--json FILE]
 
 Test scenes with two digits at least, so that pointing at any digit does not do; every digit
 present is a target.
@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from compared import centres, methods
 
+from benchmarks.explain.compared import centres, methods
 from excitation_jax.digits import Scenes, load, make_scenes
 
 BATCH = 50
