@@ -21,7 +21,8 @@ import numpy as np
 
 from benchmarks.digits.digits_pointing import play
 from excitation_jax.digits import DigitsNet, make_scenes
-from excitation_jax.digits.train import mean_average_precision, predict, train
+from excitation_jax.digits.train import predict, train
+from excitation_jax.maps.average_precision import mean_average_precision
 
 
 def compare(steps: int, seeds: int) -> Iterator[dict[str, Any]]:

@@ -33,10 +33,10 @@ import excitation_jax as ej
 from benchmarks.explain.compared import methods
 from benchmarks.rules.residual_rules import RULES
 from excitation_jax import maps
-from excitation_jax.cli import train
 from excitation_jax.maps import pictures
 from excitation_jax.models import mobilenet_v2
 from excitation_jax.training import VOC_CLASSES, Record, precision_of
+from excitation_jax.training.labelled import read_splits
 
 LAYERS = ("block3", "block5", "block8", "block11", "auto", "block13")
 TOLERANCE = 15  # pixels of the photograph
@@ -258,7 +258,7 @@ def play(
 
 def split(voc: Path, coco: Path) -> tuple[list[Record], list[Photograph]]:
     """The photographs to train with, and the VOC07 test images to play with."""
-    training, tests = train.split(voc, "all", "voc07test", coco)
+    training, tests = read_splits(voc, "all", "voc07test", coco)
     return training, [with_boxes(record, voc) for record in tests]
 
 

@@ -37,8 +37,8 @@ import numpy as np
 from PIL import Image
 
 from excitation_jax import training
-from excitation_jax.cli.train import split
 from excitation_jax.models import mobilenet_v2
+from excitation_jax.training.labelled import read_splits
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep checkpoints here, to continue")
     options = parser.parse_args()
 
-    records, tests = split(options.voc, "all", "voc07test", options.coco)
+    records, tests = read_splits(options.voc, "all", "voc07test", options.coco)
     epochs = options.steps * 32 / len(records)
     print(f"{len(records)} images to train with for {epochs:.1f} epochs, {len(tests)} to test with")
     model = mobilenet_v2.MobileNetV2(len(training.VOC_CLASSES))

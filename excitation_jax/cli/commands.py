@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-import excitation_jax as ej
-
 from .. import digits, maps
+from ..explain.calls import attention_map
+from ..explain.calls import layers as list_layers
 from .networks import ALIASES, digits_network, network
 from .photo_question import COLUMNS, SCALE_NOTE, Announce, ask, timed
-
-if TYPE_CHECKING:
-    pass
 
 _DEMO_SIDE = 288  # pixels of a panel's side
 
@@ -48,7 +45,7 @@ def demo(arguments: argparse.Namespace, announce: Announce) -> str:
     def explain_both_ways(variables: Any, scene: jax.Array) -> Any:
         targets = jnp.asarray(present[None])
         return shown.apply(variables, scene), [
-            ej.attention_map(
+            attention_map(
                 shown.apply, variables, scene, targets, contrastive=contrastive, size=size
             )[0]
             for contrastive in (False, True)
@@ -95,7 +92,7 @@ def explain(arguments: argparse.Namespace, announce: Announce) -> str:
 
     def explain_targets(variables: Any, images: jax.Array) -> Any:
         logits, targets = asked.targets(variables, images)
-        attention = ej.attention_map(
+        attention = attention_map(
             network.apply,
             variables,
             images,
@@ -160,7 +157,7 @@ def layers(arguments: argparse.Namespace, announce: Announce) -> str:
     announce(f"loading {arguments.model}")
     asked = network(arguments.model, arguments.weights, untrained=True)
     announce("tracing")
-    return str(ej.layers(asked.apply, asked.variables, asked.example))
+    return str(list_layers(asked.apply, asked.variables, asked.example))
 
 
 def import_weights(arguments: argparse.Namespace, announce: Announce) -> str:

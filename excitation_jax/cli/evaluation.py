@@ -11,9 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-import excitation_jax as ej
-
-from .. import data
+from .. import __version__, data
 from ..data.records import Dataset, Example
 from ..evaluation import plots, runner
 from ..evaluation.again import Look
@@ -144,7 +142,7 @@ def records(
     settings: all that they depend on, but for what every experiment depends on.
     """
     common = {
-        "version": ej.__version__,
+        "version": __version__,
         "data": f"{dataset.name}, {len(dataset)} images, {evaluation_setup.digest_of(dataset)}",
         "model": f"{model.name}, {digest(model.variables)}",
         "input": repr(model.preprocessing),

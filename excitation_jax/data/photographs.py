@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from .records import Pixels
 
-
-def read(path: Path, size: tuple[int, int] | None = None) -> Pixels:
+def read(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """The RGB picture (H, W, 3) in a file, turned the way up its EXIF data say.
 
     `pictures.read_photograph` silences warnings, which one thread would do to all others.

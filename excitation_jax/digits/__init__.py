@@ -1,7 +1,7 @@
 """A demo that needs no download: a network that finds handwritten digits in clutter.
 
 `load` restores the trained `DigitsNet` that ships inside the package, `make_scenes` composes
-scenes for it, and `python -m excitation_jax.digits.train` trains it again.
+scenes for it, and `python -m excitation_jax.digits` trains it again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trains the demo model: `python -m excitation_jax.digits.train --out DIR`.
+"""Trains the demo model, as `python -m excitation_jax.digits --out DIR` does.
 
 Takes about six and a half minutes of CPU time, and keeps two cores busy. Every step sees new
 scenes; the model is judged by its mean average precision on scenes composed from digits that
@@ -7,11 +7,8 @@ training never shows.
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +20,6 @@ import optax
 import orbax.checkpoint as ocp
 from numpy.typing import ArrayLike, NDArray
 
-from ..maps.average_precision import average_precision as average_precision
-from ..maps.average_precision import mean_average_precision
 from .model import DigitsNet
 from .scenes import SIDE, make_scenes
 
@@ -32,7 +27,6 @@ STEPS = 1200
 BATCH = 32  # scenes a step
 PEAK_LEARNING_RATE = 1e-2
 WEIGHT_DECAY = 1e-3
-TEST_SCENES = 1000
 
 _SCENE_SEEDS = 1_000_000  # seeds of `make_scenes` set aside for one training run
 
@@ -119,7 +113,7 @@ def save(variables: Variables, out: Path) -> None:
         FileExistsError: `out` exists and is not an empty directory.
     """
     out = out.resolve()
-    _refuse_to_overwrite(out)
+    check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # NumPy arrays, because a jax.Array would have this machine's devices recorded with it.
     arrays = jax.tree.map(np.asarray, variables)
@@ -130,68 +124,7 @@ def save(variables: Variables, out: Path) -> None:
         os.replace(written, out)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Trains, reports the mean average precision on 1000 test scenes, and saves.
-
-    Returns:
-        0, or 130 after Ctrl-C, which leaves nothing behind.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m excitation_jax.digits.train", description="Train the digits demo model."
-    )
-    parser.add_argument("--out", type=Path, required=True, help="directory to write, not there yet")
-    parser.add_argument("--steps", type=int, default=STEPS, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    arguments = parser.parse_args(argv)
-    try:
-        _refuse_to_overwrite(arguments.out)  # now, not after minutes of training
-        _train_with_progress(arguments.out, arguments.steps, arguments.seed)
-    except (ImportError, ValueError, OSError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _train_with_progress(out: Path, steps: int, seed: int) -> None:
-    try:
-        from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-    except ImportError as error:
-        raise ImportError(
-            'the progress bar needs rich: pip install "excitation-jax[plots]"'
-        ) from error
-
-    wall, cpu = time.perf_counter(), time.process_time()
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("training", total=steps)
-        losses: list[jax.Array] = []
-
-        def on_step(taken: int, loss: jax.Array) -> None:
-            losses.append(loss)
-            progress.update(task, completed=taken)
-            if taken % 50 == 0 or taken == steps:
-                recent = float(np.mean(losses))
-                progress.console.print(f"step {taken:5d}  loss {recent:.4f}")
-                losses.clear()
-
-        variables = jax.block_until_ready(train(steps, seed, on_step))
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    print(f"trained {parameters} parameters in {wall:.0f} s ({cpu:.0f} s of CPU time)")
-
-    scenes = make_scenes(0, TEST_SCENES, "test")
-    precision = mean_average_precision(scenes.labels, predict(variables, scenes.images))
-    print(f"mAP on {TEST_SCENES} test scenes: {precision:.4f}")
-    save(variables, out)
-    print(f"wrote {out}")
-
-
-def _refuse_to_overwrite(out: Path) -> None:
+def check_free(out: Path) -> None:
+    """Raises FileExistsError if `out` exists and is not an empty directory."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{out} exists: remove it or choose another --out")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,7 +18,7 @@ from ..data.coco import COCO_TO_VOC, read_instances
 from ..data.files import check_photograph, read_annotation, read_names
 from ..data.voc import VOC_CLASSES, objects_in
 
-__all__ = ["COCO_TO_VOC", "VOC_CLASSES", "Record", "read_coco", "read_voc"]
+__all__ = ["COCO_TO_VOC", "VOC_CLASSES", "Record", "read_coco", "read_splits", "read_voc"]
 
 
 class Record(NamedTuple):
@@ -98,6 +98,30 @@ def read_coco(
     if not records:
         raise ValueError(f"{instances} has no object of the classes {', '.join(classes)}")
     return records
+
+
+def read_splits(
+    voc: Path, train: str, test: str, coco: Path | None = None, difficult: bool = True
+) -> tuple[list[Record], list[Record]]:
+    """The records to train and to test with. Those of the test split are never trained with.
+
+    Args:
+        voc: a folder in VOC's layout.
+        train: a split of it.
+        test: another, which may have photographs in common with `train`.
+        coco: a folder with annotations/instances_train2017.json and train2017/; its photographs
+            of VOC's classes are trained with, too.
+        difficult: see `read_voc`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_voc` and `read_coco`.
+    """
+    tests = read_voc(voc, test, difficult=difficult)
+    known = {record.path for record in tests}
+    records = [r for r in read_voc(voc, train, difficult=difficult) if r.path not in known]
+    if coco is not None:
+        records += read_coco(coco / "annotations" / "instances_train2017.json", coco / "train2017")
+    return records, tests
 
 
 def _record(path: Path, present: Iterable[str], classes: tuple[str, ...]) -> Record:

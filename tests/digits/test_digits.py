@@ -11,8 +11,10 @@ import jax
 import numpy as np
 import pytest
 
+from excitation_jax.cli import train_digits
 from excitation_jax.digits import CHECKPOINT, DigitsNet, load, make_scenes, train
 from excitation_jax.digits.scenes import MAX_SIZE, NUM_CLASSES, SIDE, load_digits
+from excitation_jax.maps.average_precision import average_precision, mean_average_precision
 
 needs_sklearn = pytest.mark.skipif(
     importlib.util.find_spec("sklearn") is None,
@@ -117,22 +119,22 @@ def test_average_precision_is_that_of_sklearn(ties):
         scores = rng.normal(size=(40, 3)) + labels
         if ties:
             scores = scores.round()
-        assert train.mean_average_precision(labels, scores) == pytest.approx(
+        assert mean_average_precision(labels, scores) == pytest.approx(
             metrics.average_precision_score(labels, scores), abs=1e-12
         )
 
 
 def test_average_precision_by_hand():
     # Found at ranks 1 and 3: half the recall at precision 1, half at 2/3.
-    assert train.average_precision([1, 0, 1, 0], [4, 3, 2, 1]) == pytest.approx(5 / 6)
+    assert average_precision([1, 0, 1, 0], [4, 3, 2, 1]) == pytest.approx(5 / 6)
     with pytest.raises(ValueError, match="never present"):
-        train.average_precision([0, 0], [1, 2])
+        average_precision([0, 0], [1, 2])
 
 
 @needs_sklearn
 def test_shipped_model_finds_the_digits(loaded, scenes):
     _, variables = loaded
-    precision = train.mean_average_precision(scenes.labels, train.predict(variables, scenes.images))
+    precision = mean_average_precision(scenes.labels, train.predict(variables, scenes.images))
     print(f"mAP of the shipped model on 300 test scenes: {precision:.4f}")
     assert precision >= 0.95
 
@@ -193,7 +195,7 @@ def test_an_interrupted_training_leaves_nothing(tmp_path, capsys):
     interrupt = threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT))
     interrupt.start()
     try:
-        assert train.main(["--out", str(tmp_path / "out"), "--steps", "100000"]) == 130
+        assert train_digits.main(["--out", str(tmp_path / "out"), "--steps", "100000"]) == 130
     finally:
         interrupt.cancel()
     assert "nothing was written" in capsys.readouterr().err

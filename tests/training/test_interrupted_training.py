@@ -13,7 +13,7 @@ import pytest
 from small_training import CLASSES, LONG, SETTINGS, Small, equal_bits, start, write_voc
 
 from excitation_jax import training
-from excitation_jax.cli import train
+from excitation_jax.cli import train_voc
 from excitation_jax.models import MobileNetV2
 
 PROGRAM = Path(__file__).with_name("small_training.py")
@@ -160,19 +160,19 @@ def test_the_command_prints_the_precision_and_continues(weights, voc, tmp_path, 
     (voc / "ImageSets/Main/few.txt").write_text("000001\n000002")
     call = ["--weights", weights, "--voc", voc, "--train", "all", "--test", "few"]
     call = [str(word) for word in [*call, "--batch", 2, "--out", tmp_path / "run"]]
-    assert train.main([*call, "--steps", "1"]) == 0
+    assert train_voc.main([*call, "--steps", "1"]) == 0
     printed = capsys.readouterr().out
     assert "10 photographs to train with, 2 to test with" in printed
     assert "step     1  loss 13.863  mAP" in printed  # 20 log(2)
-    assert train.main([*call, "--steps", "2"]) == 0
+    assert train_voc.main([*call, "--steps", "2"]) == 0
     printed = capsys.readouterr().out
     assert "step     2" in printed and "step     1" not in printed
-    assert train.main([*call, "--steps", "2"]) == 0
+    assert train_voc.main([*call, "--steps", "2"]) == 0
     again = capsys.readouterr().out
     precision = [line for line in printed.splitlines() if line.startswith("mAP on 2 photographs: ")]
     assert precision and precision[0] in again and "step     2" not in again
     with pytest.raises(SystemExit):
-        train.main([*call, "--seed", "1"])
+        train_voc.main([*call, "--seed", "1"])
     assert "holds another run (seed was 0, is 1)" in capsys.readouterr().err
 
 
@@ -186,6 +186,6 @@ def test_the_command_names_what_is_missing(tmp_path, capsys):
         str(tmp_path / "run"),
     ]
     with pytest.raises(SystemExit):
-        train.main(call)
+        train_voc.main(call)
     assert "there is no split " in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

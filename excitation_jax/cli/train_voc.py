@@ -17,7 +17,7 @@ import numpy as np
 
 from ..models import mobilenet_v2
 from ..training.finetune import SAVE_EVERY, fine_tune
-from ..training.labelled import VOC_CLASSES, Record, read_coco, read_voc
+from ..training.labelled import VOC_CLASSES, read_splits
 from ..training.output_layer import new_output_layer
 from ..training.scoring import BATCH, precision_of, predict
 
@@ -41,30 +41,6 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def split(
-    voc: Path, train: str, test: str, coco: Path | None = None, difficult: bool = True
-) -> tuple[list[Record], list[Record]]:
-    """The records to train and to test with. Those of the test split are never trained with.
-
-    Args:
-        voc: a folder in VOC's layout.
-        train: a split of it.
-        test: another, which may have photographs in common with `train`.
-        coco: a folder with annotations/instances_train2017.json and train2017/; its photographs
-            of VOC's classes are trained with, too.
-        difficult: see `read_voc`.
-
-    Raises:
-        FileNotFoundError, ValueError: see `read_voc` and `read_coco`.
-    """
-    tests = read_voc(voc, test, difficult=difficult)
-    known = {record.path for record in tests}
-    records = [r for r in read_voc(voc, train, difficult=difficult) if r.path not in known]
-    if coco is not None:
-        records += read_coco(coco / "annotations" / "instances_train2017.json", coco / "train2017")
-    return records, tests
-
-
 def _train(arguments: argparse.Namespace) -> None:
     try:
         from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -72,7 +48,7 @@ def _train(arguments: argparse.Namespace) -> None:
         raise ImportError(
             'the progress bar needs rich: pip install "excitation-jax[training]"'
         ) from error
-    records, tests = split(
+    records, tests = read_splits(
         arguments.voc, arguments.train, arguments.test, arguments.coco, arguments.difficult
     )
     print(f"{len(records)} photographs to train with, {len(tests)} to test with")
