@@ -179,7 +179,7 @@ def test_bad_files_are_refused_with_the_reason(tmp_path: Path) -> None:
         cifar_resnet.load_npz(tmp_path / "w.npz", 14)
     assert "layer2/1/bn1/mean: missing, expected float32 (32,)" in str(error.value)
     assert "linear/kernel: float32 (10, 64), expected float32 (64, 10)" in str(error.value)
-    with pytest.raises(FileNotFoundError, match="no weights file"):
+    with pytest.raises(FileNotFoundError, match="no weight file"):
         cifar_resnet.load_npz(tmp_path / "absent.npz")
 
 

@@ -227,7 +227,7 @@ def test_bad_files_are_refused_with_the_reason(tmp_path: Path) -> None:
         "logits/bias: float32 (20,), expected float32 (1000,)",
     ):
         assert f"\n  {line}" in str(error.value)
-    with pytest.raises(FileNotFoundError, match="no weights file"):
+    with pytest.raises(FileNotFoundError, match="no weight file"):
         mobilenet_v2.load_npz(tmp_path / "absent.npz")
 
 

@@ -7,7 +7,7 @@ network is not decided here.
 
 from .checkpoint import Checkpoint, check_free, load, metadata, save
 from .hub import HubId, from_hub, parse_hub_id
-from .reader import DEFAULT_LIMIT, WeightFile, read
+from .reader import DEFAULT_LIMIT, WeightFile, read, read_expected
 
 __all__ = [
     "DEFAULT_LIMIT",
@@ -20,5 +20,6 @@ __all__ = [
     "metadata",
     "parse_hub_id",
     "read",
+    "read_expected",
     "save",
 ]

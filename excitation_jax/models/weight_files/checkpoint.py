@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from .checks import mismatches
 from .reader import DEFAULT_LIMIT
 
 _METADATA = "excitation_jax.json"
@@ -254,16 +255,7 @@ def _check_size(directory: Path, found: dict[str, jax.ShapeDtypeStruct], limit: 
 
 
 def _check_expected(directory: Path, found: dict[str, jax.ShapeDtypeStruct], expected: Any) -> None:
-    wanted = _by_name(expected)
-    lines = [f"{name}: unexpected" for name in found if name not in wanted]
-    for name, leaf in wanted.items():
-        if name not in found:
-            lines.append(f"{name}: missing, expected {leaf.dtype} {leaf.shape}")
-        elif (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype):
-            lines.append(
-                f"{name}: {found[name].dtype} {found[name].shape}, "
-                f"expected {leaf.dtype} {leaf.shape}"
-            )
+    lines = mismatches(found, _by_name(expected))
     if lines:
         raise ValueError(
             f"{directory} does not hold the expected variables: use a checkpoint of this network "

@@ -1,9 +1,11 @@
-"""What every reader checks of the arrays that a file declares, before it allocates any."""
+"""What is checked of the arrays that a file declares, before any is allocated."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import jax
 
 AGAIN = "download or write it again"
 """The advice for a damaged file."""
@@ -63,6 +65,20 @@ class Ledger:
             f"declares more than the limit of {self.limit} bytes, at the array {quote(name)}: "
             f"give a larger limit= if the file is meant to be so large"
         )
+
+
+def mismatches(
+    found: Mapping[str, jax.ShapeDtypeStruct], expected: Mapping[str, jax.ShapeDtypeStruct]
+) -> list[str]:
+    """One line for each array that is missing, unexpected, or of another shape or dtype."""
+    lines = [f"{name}: unexpected" for name in found if name not in expected]
+    for name, leaf in expected.items():
+        wanted = f"expected {leaf.dtype} {leaf.shape}"
+        if name not in found:
+            lines.append(f"{name}: missing, {wanted}")
+        elif (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype):
+            lines.append(f"{name}: {found[name].dtype} {found[name].shape}, {wanted}")
+    return lines
 
 
 def quote(name: str) -> str:

@@ -11,8 +11,10 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from typing import BinaryIO, NamedTuple
 
+import jax
 import numpy as np
 
 from .checks import AGAIN, BadFile, Ledger, quote
@@ -51,14 +53,27 @@ class _Array(NamedTuple):
     shape: tuple[int, ...]
     nbytes: int
 
+    @property
+    def name(self) -> str:
+        return self.member.filename.removesuffix(".npy")
 
-def read_npz(file: BinaryIO, limit: int, pickled: str) -> dict[str, np.ndarray]:
+    def struct(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.shape, self.dtype.newbyteorder("="))
+
+
+def read_npz(
+    file: BinaryIO,
+    limit: int,
+    pickled: str,
+    check: Callable[[Mapping[str, jax.ShapeDtypeStruct]], None] = lambda declared: None,
+) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name, in native byte order.
 
     Args:
         file: the open file.
         limit: the most bytes that the arrays may take.
         pickled: what to say of an archive with a data.pkl in it.
+        check: called with what the file declares, before any array is read.
 
     Raises:
         BadFile: anything is not as `numpy.savez` or `numpy.savez_compressed` writes it, or not
@@ -72,10 +87,8 @@ def read_npz(file: BinaryIO, limit: int, pickled: str) -> dict[str, np.ndarray]:
                 raise BadFile(pickled)
             ledger = Ledger(limit)
             declared = [_declared(archive, member, ledger) for member in members]
-            return {
-                array.member.filename.removesuffix(".npy"): _read_array(archive, array)
-                for array in declared
-            }
+            check({array.name: array.struct() for array in declared})
+            return {array.name: _read_array(archive, array) for array in declared}
     except _DAMAGE as error:
         # zipfile quotes names, which may have 65535 bytes.
         raise _damaged(str(error)[:200] or type(error).__name__) from error

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .caffe import read_caffemodel
-from .checks import AGAIN, BadFile, quote
+from .checks import AGAIN, BadFile, mismatches, quote
 from .npz import read_npz
 from .safetensors_file import read_safetensors
 
@@ -21,6 +23,8 @@ Kind = Literal["safetensors", "caffemodel", "npz"]
 
 DEFAULT_LIMIT = 4 * 2**30
 """Bytes that a file's arrays may take unless `read` is told otherwise: 4 GiB."""
+
+_NO_LIMIT = 2**62  # up to which no product overflows in numpy
 
 TO_SAFETENSORS = (
     "which can run any code and is never loaded; where you trust it, convert it: "
@@ -97,7 +101,7 @@ def read(
         try:
             form = _recognise(file)
             file.seek(0)
-            arrays = form.read(file, min(limit, 2**62))  # so that no product overflows in numpy
+            arrays = form.read(file, min(limit, _NO_LIMIT))
             if not arrays:
                 raise BadFile("holds no array: give the file with the weights")
             if float32:
@@ -106,6 +110,42 @@ def read(
         except BadFile as error:
             raise ValueError(f"{path} {error}") from error
     return WeightFile(form.kind, arrays, path)
+
+
+def read_expected(
+    path: str | os.PathLike[str], expected: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file that is to hold these and no others.
+
+    No array is allocated before all that the file declares is known to be as expected: so a file
+    cannot take more memory than what it should hold.
+
+    Args:
+        path: the file.
+        expected: shapes and dtypes by name.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read` does; or the file has another format, or names,
+            shapes and dtypes that are not the expected ones (every one that differs is listed).
+    """
+    path = Path(path)
+
+    def check(declared: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+        lines = mismatches(declared, expected)
+        if lines:
+            raise BadFile(
+                "does not hold the expected weights: use a file made for this network "
+                f"(mismatches: {len(lines)})\n  " + "\n  ".join(lines)
+            )
+
+    with _open(path) as file:
+        try:
+            form = _recognise(file)
+            if form.kind != "npz":
+                raise BadFile(f"is a {form.kind} file: give the .npz file of this network")
+            return _read_zip(file, _NO_LIMIT, check=check)
+        except BadFile as error:
+            raise ValueError(f"{path} {error}") from error
 
 
 class _Format(NamedTuple):
@@ -153,9 +193,10 @@ def _recognise(file: BinaryIO) -> _Format:
     )
 
 
-def _read_zip(file: BinaryIO, limit: int) -> dict[str, np.ndarray]:
-    """PyTorch's files are zip archives as .npz files are; `read_npz` says what else is in them."""
-    return read_npz(file, limit, pickled=f"is a PyTorch file, in it a pickle, {TO_SAFETENSORS}")
+#: PyTorch's files are zip archives as .npz files are; `read_npz` says what else is in them.
+_read_zip = functools.partial(
+    read_npz, pickled=f"is a PyTorch file, in it a pickle, {TO_SAFETENSORS}"
+)
 
 
 def _to_float32(name: str, array: np.ndarray) -> np.ndarray:
