@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
-def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
+def uninterpolated_average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     """Area under one class's precision-recall curve, taken as a sum of rectangles.
 
     AP = sum_n (R_n - R_(n-1)) P_n over the distinct scores, highest first, where P_n and R_n are
@@ -31,10 +31,10 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def mean_average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Mean over the classes of `average_precision`; labels and scores are (N, classes).
+    """Mean over the classes of `uninterpolated_average_precision`; both are (N, classes).
 
     Raises:
         ValueError: some class is never present.
     """
     columns = zip(np.asarray(labels).T, np.asarray(scores).T, strict=True)
-    return float(np.mean([average_precision(*column) for column in columns]))
+    return float(np.mean([uninterpolated_average_precision(*column) for column in columns]))

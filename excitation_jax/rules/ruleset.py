@@ -22,7 +22,7 @@ from .structure import Gather, Move, Scatter, Select
 Primitive = compat.Primitive
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RuleSet:
     """An immutable choice of a rule for every primitive.
 
@@ -53,6 +53,10 @@ class RuleSet:
     scopes: tuple[tuple[str, RuleSet], ...] = field(default=())
     calls: Mapping[str, Rule] = field(default_factory=lambda: MappingProxyType({}))
     default: Rule | None = None
+
+    def __repr__(self) -> str:
+        # The table has some eighty rows, and `help` shows this for every default argument.
+        return f"<RuleSet {self.name}>"
 
     def rule_for(self, primitive: Primitive, path: str, call: str | None = None) -> Rule | None:
         """The rule for a primitive in the module at ``path``; None if there is none.

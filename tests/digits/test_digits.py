@@ -14,7 +14,10 @@ import pytest
 from excitation_jax.cli import train_digits
 from excitation_jax.digits import CHECKPOINT, DigitsNet, load, make_scenes, train
 from excitation_jax.digits.scenes import MAX_SIZE, NUM_CLASSES, SIDE, load_digits
-from excitation_jax.maps.average_precision import average_precision, mean_average_precision
+from excitation_jax.maps.average_precision import (
+    mean_average_precision,
+    uninterpolated_average_precision,
+)
 
 needs_sklearn = pytest.mark.skipif(
     importlib.util.find_spec("sklearn") is None,
@@ -126,9 +129,9 @@ def test_average_precision_is_that_of_sklearn(ties):
 
 def test_average_precision_by_hand():
     # Found at ranks 1 and 3: half the recall at precision 1, half at 2/3.
-    assert average_precision([1, 0, 1, 0], [4, 3, 2, 1]) == pytest.approx(5 / 6)
+    assert uninterpolated_average_precision([1, 0, 1, 0], [4, 3, 2, 1]) == pytest.approx(5 / 6)
     with pytest.raises(ValueError, match="never present"):
-        average_precision([0, 0], [1, 2])
+        uninterpolated_average_precision([0, 0], [1, 2])
 
 
 @needs_sklearn

@@ -104,10 +104,10 @@ def test_average_precision_equals_that_of_loops(detected, missed):
     scores, hits = [s for s, _ in detected], [hit for _, hit in detected]
     if not total:
         with pytest.raises(ValueError, match="at least one true box, got 0"):
-            suppression.average_precision(scores, hits, total)
+            suppression.interpolated_average_precision(scores, hits, total)
         return
     ranked = [hit for _, hit in sorted(detected, key=lambda pair: -pair[0])]
-    found = suppression.average_precision(scores, hits, total)
+    found = suppression.interpolated_average_precision(scores, hits, total)
     assert found == pytest.approx(plain_average_precision(ranked, total), abs=1e-12)
 
 

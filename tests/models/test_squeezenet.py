@@ -159,7 +159,10 @@ def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:
         (b"", "is empty: download or write it again"),
         (b"<!DOCTYPE html>", "is a web page, as servers send instead of a file: download or"),
         (pickle.dumps({"conv/bias": [1.0]}), "is a pickle, as PyTorch's .pt and .pth files are"),
-        (wb.safetensors_file(wb.arrays()), "is a safetensors file: give the .npz file of this network"),
+        (
+            wb.safetensors_file(wb.arrays()),
+            "is a safetensors file: give the .npz file of this network",
+        ),
     ],
     ids=["empty", "html", "pickle", "safetensors"],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 from typing import Any
 
 import flax.linen as nn
@@ -141,6 +142,13 @@ def test_other_rules_in_a_part_of_a_model(how: str) -> None:
     prior = jax.nn.one_hot(jnp.zeros(4, int), 3)
     np.testing.assert_allclose(vjp(prior)[1], scoped, rtol=1e-5, atol=1e-7)
     assert jnp.abs(scoped - default).max() > 1e-3 and jnp.abs(scoped - everywhere).max() > 1e-3
+
+
+def test_a_rule_set_is_shown_by_its_name() -> None:
+    """`help` shows the default of an argument, and a rule set has some eighty rules."""
+    assert repr(ej.EXCITATION) == "<RuleSet EXCITATION>"
+    assert repr(ej.EXCITATION.scoped("a/*", ej.EXCITATION_RESIDUAL)) == "<RuleSet EXCITATION+>"
+    assert "<RuleSet EXCITATION>" in pydoc.render_doc(ej.attention_map)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ...data.flickr30k import CaptionedExample, Phrase
 from ...data.records import Dataset
 from ..boxes.localisation import overlaps
 from .localisation import ASKED, COVERED, DONE, KNOWN, OVERLAP, Detections, detections, phrases
-from .suppression import average_precision, matches
+from .suppression import interpolated_average_precision, matches
 
 RANKS = (1, 5, 10)
 
@@ -59,7 +59,7 @@ class Found:
         """Between 0 and 1; NaN without phrases."""
         if not self.phrases:
             return math.nan
-        return average_precision(self.scores, self.right, self.boxes)
+        return interpolated_average_precision(self.scores, self.right, self.boxes)
 
 
 @dataclass

@@ -65,7 +65,7 @@ def matches(boxes: ArrayLike, truth: ArrayLike, overlap: float) -> list[int]:
     return found
 
 
-def average_precision(scores: ArrayLike, hits: ArrayLike, total: int) -> float:
+def interpolated_average_precision(scores: ArrayLike, hits: ArrayLike, total: int) -> float:
     """The area under the curve of precision over recall, as VOC has computed it since 2010.
 
     The precision at a recall is the best at that recall or a larger one. (VOC07's own mean over 11
@@ -79,7 +79,7 @@ def average_precision(scores: ArrayLike, hits: ArrayLike, total: int) -> float:
     Raises:
         ValueError: total is not positive.
 
-    >>> average_precision([0.9, 0.8, 0.7, 0.6], [True, False, True, False], total=2)
+    >>> interpolated_average_precision([0.9, 0.8, 0.7, 0.6], [True, False, True, False], total=2)
     0.8333333333333333
     """
     if total < 1:
