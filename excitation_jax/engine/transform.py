@@ -46,7 +46,7 @@ def excite(
 
     Returns:
       A function of the same signature and outputs. Its VJP takes P(A0), a probability
-      distribution over the outputs, and returns the MWP (Eq. 2) of each explained argument, in
+      distribution over the outputs, and returns the MWP (Eq. 1) of each explained argument, in
       that argument's shape and dtype.
 
     Raises:

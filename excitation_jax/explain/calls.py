@@ -26,7 +26,7 @@ class Excitation:
 
     Attributes:
       outputs: what the model returned.
-      mwp: marginal winning probabilities (Eq. 2) of the layer, signed for a contrastive pass;
+      mwp: marginal winning probabilities (Eq. 1) of the layer, signed for a contrastive pass;
         shaped like the layer, with an axis K after the batch axis for K targets; a dict by
         name for several layers.
     """

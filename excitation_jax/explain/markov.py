@@ -54,7 +54,7 @@ class MarkovChain:
         return np.linalg.inv(np.eye(len(self.transition)) - self.transition)
 
     def mwp(self, signal: np.ndarray, layer: str = "input") -> np.ndarray:
-        """Marginal winning probabilities of a layer (Eq. 2).
+        """Marginal winning probabilities of a layer (Eq. 1).
 
         Args:
           signal: P(A0), shaped like the output.

@@ -12,7 +12,7 @@ Target = Any  # int | integer array | floating array | callable
 
 
 def top_down_signal(outputs: Any, target: Target) -> Any:
-    """The prior P(A0) over a model's outputs (Eq. 2) that a target stands for.
+    """The prior P(A0) over a model's outputs (Sec. 3.1) that a target stands for.
 
     Args:
       outputs: (N, C) scores, (C,) of a single example, or a score map (N, h, w, C); for a

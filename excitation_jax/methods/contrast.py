@@ -1,4 +1,4 @@
-"""The contrast of IJCV18 (Sec. 4.2) for any method: a map less that of the negated classifier."""
+"""The contrast of IJCV18 (Sec. 6.1.3) for any method: a map less that of the negated classifier."""
 
 from __future__ import annotations
 

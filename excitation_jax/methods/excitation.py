@@ -23,7 +23,7 @@ def mwp(
     model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
     layer: str | None = "auto", rules: RuleSet = EXCITATION,
 ) -> jax.Array:  # fmt: skip
-    """Marginal winning probabilities (Eq. 2), summed over channels.
+    """Marginal winning probabilities (Eq. 1), summed over channels.
 
     Arguments, result and errors are those of `excitation_jax.attention_map`.
     """
@@ -47,15 +47,15 @@ def c_mwp_star(
 ) -> jax.Array:  # fmt: skip
     """c-MWP* (IJCV18, Table 2): c-MWP at the layer before global pooling, where CAM is read.
 
-    There the two are the same map but for Z+ and Z- (Eq. 10-16): CAM is ``sum_c A_c (w+ - w-)``,
-    c-MWP* is ``sum_c A_c (w+ / Z+ - w- / Z-)``. Arguments, result and errors are those of `c_mwp`.
+    There the two are the same map but for Z+ and Z- (Eq. 13-16): CAM is ``sum_c A_c (w+ - w-)``,
+    c-MWP* is ``sum_c A_c (Z+ w+ - Z- w-)``. Arguments, result and errors are those of `c_mwp`.
     """
     return c_mwp(model_fn, params, x, target, layer=layer, rules=rules)
 
 
 @dataclass(frozen=True)
 class _ContrastWithoutNorm(Affine):
-    """The top layer's excitation as it is, not divided by its sum (Z+ and Z- of Eq. 8, 9)."""
+    """The top layer's excitation as it is, not divided by its sum (Z+ and Z- of Eq. 14, 15)."""
 
     def per_child(self, call: Call, p: jax.Array, total: jax.Array) -> jax.Array:
         return p if call.contrastive else super().per_child(call, p, total)

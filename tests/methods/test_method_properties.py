@@ -66,7 +66,7 @@ def assert_close(found: Any, expected: Any, rtol: float = 2e-5) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * np.abs(expected).max())
 
 
-# CAM and c-MWP* (IJCV18, Eq. 10-16).
+# CAM and c-MWP* (IJCV18, Eq. 13-16).
 
 
 def cam_terms(n: int, unit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
