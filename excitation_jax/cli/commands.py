@@ -1,4 +1,4 @@
-"""What the commands do: demo, explain, compare, eval, layers and import-weights.
+"""What the commands do.
 
 Each takes the parsed arguments and `announce`, which it tells what it is about to do, and
 returns the text to print. `cli` imports this module once it knows that a command will run.
@@ -7,6 +7,7 @@ returns the text to print. `cli` imports this module once it knows that a comman
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,27 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import digits, maps
+from .. import digits, maps, methods, models
 from ..explain.calls import attention_map
 from ..explain.calls import layers as list_layers
-from .networks import ALIASES, digits_network, network
+from .networks import ALIASES, check_name, digits_network, names, network
 from .photo_question import COLUMNS, SCALE_NOTE, Announce, ask, timed
 
 _DEMO_SIDE = 288  # pixels of a panel's side
+
+
+def run(arguments: argparse.Namespace, announce: Announce) -> str:
+    """What the command that `arguments` names has to say, once the names among them are known.
+
+    Raises ValueError for an unknown network or method, before anything is read, and what the
+    command raises.
+    """
+    if "model" in arguments:
+        check_name(arguments.model)
+    for method in arguments.methods.split(",") if "methods" in arguments else ():
+        if method.strip():
+            methods.get(method.partition("@")[0].strip())
+    return _COMMANDS[arguments.command](arguments, announce)
 
 
 def demo(arguments: argparse.Namespace, announce: Announce) -> str:
@@ -133,7 +148,7 @@ def compare(arguments: argparse.Namespace, announce: Announce) -> str:
 def evaluate(arguments: argparse.Namespace, announce: Announce) -> str:
     """Plays an experiment on a data set, or what is left of it; returns its table.
 
-    arguments: experiment (str) and those of `cli_evaluation`.
+    arguments: experiment (str) and those of `evaluation_options`.
 
     Raises ValueError or OSError for anything wrong with them, ImportError for a missing extra.
     """
@@ -160,6 +175,29 @@ def layers(arguments: argparse.Namespace, announce: Announce) -> str:
     return str(list_layers(asked.apply, asked.variables, asked.example))
 
 
+def list_models(arguments: argparse.Namespace, announce: Announce) -> str:
+    """The table of the networks."""
+    rows = [("name", "input", "classes", "weights of")]
+    for name in names():
+        if name == "digits":
+            rows.append((name, "96", "10", "its own, in the package"))
+            continue
+        spec = models.get(ALIASES.get(name, name))
+        height, width = spec.input_size
+        side = str(height) if height == width else f"{height}x{width}"
+        own = ["its own .npz"] if spec.load_npz else []
+        sources = ", ".join([*spec.sources, *own]) or "a checkpoint"
+        same = f" (the same as {spec.name})" if name in ALIASES else ""
+        rows.append((name, side, str(spec.num_classes), f"{sources}{same}"))
+    return _table(rows)
+
+
+def list_methods(arguments: argparse.Namespace, announce: Announce) -> str:
+    """The table of the methods."""
+    every = map(methods.get, methods.names())
+    return _table([("name", "title", "of"), *((m.name, m.title, m.source) for m in every)])
+
+
 def import_weights(arguments: argparse.Namespace, announce: Announce) -> str:
     """Writes the weights of a registered network as an Orbax checkpoint.
 
@@ -167,7 +205,6 @@ def import_weights(arguments: argparse.Namespace, announce: Announce) -> str:
 
     Raises ValueError, OSError or ImportError for anything wrong with them.
     """
-    from .. import models
     from ..models import weight_files
 
     weight_files.check_free(arguments.out, overwrite=arguments.overwrite)
@@ -182,6 +219,28 @@ def import_weights(arguments: argparse.Namespace, announce: Announce) -> str:
     leaves = jax.tree.leaves(variables)
     size = sum(leaf.size for leaf in leaves)
     return f"{name}: {len(leaves)} arrays, {size} numbers\nwrote {arguments.out.resolve()}"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Lines with columns of one width each."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+#: By the name that the parser gives them.
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Announce], str]] = {
+    "demo": demo,
+    "explain": explain,
+    "compare": compare,
+    "evaluate": evaluate,
+    "layers": layers,
+    "list_models": list_models,
+    "list_methods": list_methods,
+    "import-weights": import_weights,
+}
 
 
 def _enlarged(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:

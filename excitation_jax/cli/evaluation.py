@@ -33,7 +33,7 @@ from . import evaluation_setup
 def pointing_game(arguments: argparse.Namespace) -> str:
     """Plays the pointing game, or what is left of it, and writes its table.
 
-    arguments: those of `cli_evaluation`.
+    arguments: those of `evaluation_options`.
 
     Returns the table, or a line on what other processes have still to do.
 

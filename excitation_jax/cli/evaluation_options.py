@@ -47,12 +47,12 @@ A class is one that has a box in the photograph, and the network's outputs must 
 
 
 def add(
-    parser: argparse.ArgumentParser, models: Sequence[str], weights: str,
+    parser: argparse.ArgumentParser, network: str, weights: str,
     add_debug: Callable[[argparse.ArgumentParser], None],
 ) -> None:  # fmt: skip
     """Adds the experiments to the command `eval`.
 
-    models: names of the networks. weights: what the weights may be. add_debug: adds --debug.
+    network, weights: what --model and --weights may be. add_debug: adds --debug.
     """
     experiments = parser.add_subparsers(
         title="experiments", dest="experiment", metavar="EXPERIMENT", required=True
@@ -65,7 +65,7 @@ def add(
     )
     add_debug(pointing)
     _add_data(pointing, ("voc", "coco", "digits"))
-    _add_maps(pointing, models, weights)
+    _add_maps(pointing, network, weights)
     add = pointing.add_argument
     add(
         "--rules",
@@ -114,7 +114,7 @@ def add(
         help="ImageNet: the photographs' classes, such as LOC_val_solution.csv; only those in it "
         "are read (default: those of the annotations)",
     )
-    _add_maps(boxes, models, weights)
+    _add_maps(boxes, network, weights)
     add(
         "--held-out",
         type=int,
@@ -133,7 +133,7 @@ def add(
     )
     add_debug(text)
     text_options.add_data(text)
-    _add_maps(text, models, weights)
+    _add_maps(text, network, weights)
     text.set_defaults(methods="c-mwp")
     text_options.add_regions(text)
     _add_run(text)
@@ -164,9 +164,9 @@ def _add_data(parser: argparse.ArgumentParser, layouts: Sequence[str]) -> None:
     add("--limit", type=int, metavar="N", help="only the first N photographs")
 
 
-def _add_maps(parser: argparse.ArgumentParser, models: Sequence[str], weights: str) -> None:
+def _add_maps(parser: argparse.ArgumentParser, network: str, weights: str) -> None:
     add = parser.add_argument
-    add("--model", required=True, choices=models, metavar="NAME", help="the network: %(choices)s")
+    add("--model", required=True, metavar="NAME", help=network)
     add("--weights", metavar="FILE", help=f"{weights} (digits brings its own)")
     add(
         "--head",
@@ -184,7 +184,7 @@ def _add_maps(parser: argparse.ArgumentParser, models: Sequence[str], weights: s
         default="mwp,c-mwp,gradient",
         metavar="NAMES",
         help="with commas between them, each with @layer if it is not to be read at its own "
-        "(default: %(default)s; `excitation-jax compare --help` lists them)",
+        "(default: %(default)s; `excitation-jax methods` lists them)",
     )
     add(
         "--view",

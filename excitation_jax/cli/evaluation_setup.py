@@ -62,7 +62,7 @@ def check_run(arguments: argparse.Namespace) -> None:
 def read_examples(arguments: argparse.Namespace) -> Dataset[Example]:
     """The data set.
 
-    arguments: data, folder, split, classes and limit of `cli_evaluation`.
+    arguments: data, folder, split, classes and limit of `evaluation_options`.
 
     Raises:
         ValueError: arguments that do not belong together, or what the data set's reader refuses.
@@ -108,7 +108,7 @@ def load_model(
 ) -> Model:  # fmt: skip
     """The network.
 
-    arguments: model, weights, head, fully_convolutional, side and view of `cli_evaluation`.
+    arguments: model, weights, head, fully_convolutional, side and view of `evaluation_options`.
     outputs: the number of classes that it must have. of: what has them, and needed: what they are
     and what to do where the network has another number; for an error.
 

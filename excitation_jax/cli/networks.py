@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,20 @@ class Network:
     def logits(self, outputs: jax.Array) -> jax.Array:
         """(N, C) from what ``apply`` returned: of a score map, the mean over positions."""
         return outputs if outputs.ndim == 2 else outputs.mean(axis=(1, 2))
+
+
+def names() -> tuple[str, ...]:
+    """Of all networks, the digits model first."""
+    return ("digits", *ALIASES, *models.names())
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError, with the nearest names, if no network is named so."""
+    if name in names():
+        return
+    near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    raise ValueError(f"no network is named {name!r}: {hint}`excitation-jax models` lists them")
 
 
 def network(

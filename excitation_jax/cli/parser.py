@@ -1,9 +1,10 @@
-"""The command `excitation-jax`: demo, explain, compare, eval, layers and import-weights.
+"""The command `excitation-jax`: demo, explain, compare, eval, layers, models and so on.
 
 Here are the arguments, the progress bar and the errors; what the commands do is in `commands`,
-which imports JAX and is only imported to run one: --help and a typing error answer at once.
-Whatever the user can get wrong arrives here as a ValueError, an OSError
-or an ImportError with a message that says what to do, and leaves as one line and exit code 2.
+which imports JAX and is only imported to run one: --help and a mistyped option answer at once.
+Names of networks and methods are looked up then, too. Whatever the user can get wrong arrives here
+as a ValueError, an OSError or an ImportError with a message that says what to do, and leaves as one
+line and exit code 2.
 """
 
 from __future__ import annotations
@@ -19,27 +20,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from .. import __version__
-from ..data.class_names import MOST_TARGETS
 from . import evaluation_options
+from .class_names import MOST_TARGETS
 
 PROGRAM = "excitation-jax"
-#: Those of the registry, which would have to import JAX to tell (a test compares).
-MODELS = (
-    "digits", "squeezenet", "cnn_s", "vgg16", "vgg16_caffe", "googlenet", "googlenet_caffe",
-    "googlenet_tags", "resnet18", "resnet50", "resnet50_caffe", "squeezenet_v1_0",
-    "squeezenet_v1_0_caffe", "squeezenet_v1_1", "squeezenet_v1_1_caffe", "mobilenet_v1_025",
-    "mobilenet_v2", "cifar_resnet20", "cifar_resnet32", "resnet18_tdam", "resnet50_tdam",
-)  # fmt: skip
-
-#: Those of `methods.registry`, likewise.
-METHODS = (
-    "mwp", "c-mwp", "c-mwp-star", "c-mwp-post-norm", "c-mwp-without-norm", "gradient",
-    "c-gradient", "input-x-gradient", "smoothgrad", "integrated-gradients", "deconvnet",
-    "c-deconvnet", "guided-backprop", "lrp", "lrp-epsilon", "lrp-gamma", "lrp-zplus",
-    "lrp-alpha-beta", "cam", "c-cam", "grad-cam", "grad-cam++", "layer-cam",
-    "linear-approximation", "rise", "feedback", "winner-take-all",
-)  # fmt: skip
-
 # The part of the package's extras that each optional module comes with.
 _EXTRAS = {
     "PIL": "plots", "rich": "plots", "matplotlib": "plots", "sklearn": "data",
@@ -47,7 +31,7 @@ _EXTRAS = {
     "grain": "eval", "pycocotools": "eval", "tensorstore": "eval", "cv2": "proposals",
 }  # fmt: skip
 
-_NETWORKS = "the network: %(choices)s"
+_NETWORK = "the network: one that `excitation-jax models` lists"
 _WEIGHTS = (
     "the network's weights: a .safetensors, .caffemodel or .npz file, the directory of a "
     "checkpoint, or hub:org/name"
@@ -73,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             announce("loading JAX")
             from . import commands
 
-            run = getattr(commands, arguments.command.replace("-", "_"))
-            report = run(arguments, announce)
+            report = commands.run(arguments, announce)
         print(report, flush=True)
     except KeyboardInterrupt:
         if debug:
@@ -186,7 +169,9 @@ def _parser() -> _Parser:
     )
     evaluation = command("eval", 0, evaluation_options.SUMMARY, evaluation_options.DESCRIPTION)
     evaluation.set_defaults(command="evaluate")  # eval is Python's own
-    evaluation_options.add(evaluation, MODELS, _WEIGHTS, lambda p: _add_debug(p, argparse.SUPPRESS))
+    evaluation_options.add(
+        evaluation, _NETWORK, _WEIGHTS, lambda p: _add_debug(p, argparse.SUPPRESS)
+    )
     layers = command(
         "layers",
         3,
@@ -199,6 +184,26 @@ def _parser() -> _Parser:
         """,
     )
     _add_model(layers, "optional: the names do not depend on the weights")
+    listing = command(
+        "models",
+        2,
+        "list the networks",
+        """\
+        Prints what --model accepts: each network's name, the side of its input in pixels, its
+        number of classes, and whose weights it reads.
+        """,
+    )
+    listing.set_defaults(command="list_models")
+    listing = command(
+        "methods",
+        2,
+        "list the methods",
+        """\
+        Prints what --methods accepts: each method's name, its title in tables and pictures, and
+        who proposed it.
+        """,
+    )
+    listing.set_defaults(command="list_methods")
     _add_import(
         command(
             "import-weights",
@@ -220,9 +225,7 @@ def _parser() -> _Parser:
 
 def _add_import(importing: _Parser) -> None:
     importing.add_argument("weights", metavar="WEIGHTS", help=_WEIGHTS)
-    importing.add_argument(
-        "--model", required=True, choices=MODELS[1:], metavar="NAME", help=_NETWORKS
-    )
+    importing.add_argument("--model", required=True, metavar="NAME", help=f"{_NETWORK}, but digits")
     importing.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the checkpoint to write"
     )
@@ -278,8 +281,8 @@ def _add_compare(compare: _Parser) -> None:
         "--methods",
         default="mwp,c-mwp,gradient,guided-backprop,grad-cam,lrp",
         metavar="NAMES",
-        help="the methods, with commas between them (default: %(default)s; all: "
-        f"{', '.join(METHODS)})",
+        help="the methods, with commas between them (default: %(default)s; `excitation-jax "
+        "methods` lists all)",
     )
     compare.add_argument(
         "--layer",
@@ -331,7 +334,7 @@ def _add_debug(parser: argparse.ArgumentParser, default: bool | str) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser, weights_help: str) -> None:
-    parser.add_argument("--model", required=True, choices=MODELS, metavar="NAME", help=_NETWORKS)
+    parser.add_argument("--model", required=True, metavar="NAME", help=_NETWORK)
     parser.add_argument("--weights", metavar="FILE", help=f"{_WEIGHTS} ({weights_help})")
 
 

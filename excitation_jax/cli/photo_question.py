@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import maps
-from ..data.class_names import parse_target, read_class_names
+from .class_names import parse_target, read_class_names
 from .networks import Network, network
 
 if TYPE_CHECKING:
-    from ..data.class_names import ClassName
     from ..maps.pictures import Panel
+    from .class_names import ClassName
 
 COLUMNS = 4
 SCALE_NOTE = "Each map is scaled to its own maximum: grey is no attention, yellow the most."

@@ -29,7 +29,7 @@ _DIGITS_WORDS = (
 def text_to_region(arguments: argparse.Namespace) -> str:
     """Localises the phrases of a data set's captions, or what is left of them; writes their table.
 
-    As `command.pointing_game`.
+    As `evaluation.pointing_game`.
     """
     evaluation_setup.join(arguments)
     evaluation_setup.check_run(arguments)
@@ -80,7 +80,7 @@ def text_to_region(arguments: argparse.Namespace) -> str:
 def read_captioned(arguments: argparse.Namespace) -> Dataset[CaptionedExample]:
     """The data set.
 
-    arguments: data, folder, images, split and limit of `cli_text`.
+    arguments: data, folder, images, split and limit of `text_options`.
 
     Raises:
         ValueError: arguments that do not belong together, or what the data set's reader refuses.
@@ -104,7 +104,7 @@ def read_captioned(arguments: argparse.Namespace) -> Dataset[CaptionedExample]:
 def read_words(arguments: argparse.Namespace) -> dict[str, int]:
     """The outputs by their words, case-folded.
 
-    arguments: model and words of `cli_text`. The words of the digits model are built in.
+    arguments: model and words of `text_options`. The words of the digits model are built in.
 
     Raises:
         ValueError: no file is given for another network; it is no text, is empty, or a line is

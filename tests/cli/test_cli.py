@@ -18,9 +18,8 @@ from paths import SHARED
 Image = pytest.importorskip("PIL.Image", reason='needs Pillow: pip install ".[plots]"')
 
 import excitation_jax  # noqa: E402
-from excitation_jax.cli import networks  # noqa: E402
+from excitation_jax.cli import class_names, networks  # noqa: E402
 from excitation_jax.cli.parser import main  # noqa: E402
-from excitation_jax.data import class_names  # noqa: E402
 from excitation_jax.maps import pictures  # noqa: E402
 
 DATA = SHARED / "data"
@@ -83,6 +82,23 @@ def process(*arguments, stderr=subprocess.PIPE):
 # Help
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["compare", "--help"], ["eval", "boxes", "--help"], ["explain", "-x"]]
+)
+def test_help_and_mistypings_do_not_wait_for_jax(arguments):
+    code = f"""if True:
+        import sys
+        from excitation_jax.cli import main
+        main({arguments})
+        print("slow ones:", [name for name in ("jax", "numpy", "PIL") if name in sys.modules])
+    """
+    path = {**os.environ, "PYTHONPATH": str(Path(excitation_jax.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("slow ones: []\n"), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], *([c, "--help"] for c in ("demo", "explain"))])
 def test_help_shows_examples(arguments, capsys):
     assert main(arguments) == 0
@@ -100,7 +116,6 @@ def test_version(capsys):
     [
         ([], "COMMAND"),
         (["explain"], "PHOTO"),
-        (["explain", "x.jpg", "--model", "vgg"], "squeezenet"),
         (["demo", "--seed", "x"], "--seed"),
         (["paint"], "'paint'"),
     ],
@@ -108,6 +123,25 @@ def test_version(capsys):
 def test_a_mistyped_command_line_is_one_line(arguments, message, capsys):
     error = refusal(capsys, *arguments)
     assert message in error and "--help" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "x.jpg", "--model", "vgg"], "'vgg': did you mean vgg16? `excitation-jax mod"),
+        (["layers", "--model", "qqq"], "named 'qqq': `excitation-jax models` lists them"),
+        (["import-weights", "x.npz", "--model", "digits", "--out", "x"], "named 'digits'"),
+        (["compare", "x.jpg", "--model", "digits", "--methods", "mpw"], "did you mean mwp"),
+        (
+            ["eval", "pointing", "--data", "digits", "--model", "digits", "--out", "x",
+             "--methods", "cmwp@x,gradcma@auto"],
+            "no method named 'gradcma': did you mean grad-cam",
+        ),
+    ],
+)  # fmt: skip
+def test_an_unknown_name_is_refused_first(arguments, message, capsys, elsewhere):
+    assert message in refusal(capsys, *arguments)
+    assert not list(elsewhere.iterdir())
 
 
 def test_running_as_a_module():

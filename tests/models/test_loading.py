@@ -172,5 +172,7 @@ def test_a_classifier_of_another_size(tmp_path: Path) -> None:
     assert variables["params"]["conv_final"]["bias"].shape == (20,)
 
 
-def test_the_command_line_knows_the_registry() -> None:
-    assert cli.MODELS == ("digits", "squeezenet", *models.names())
+def test_the_command_line_lists_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models"]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["digits", "squeezenet", *models.names()]
