@@ -9,10 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import orbax.checkpoint as ocp
-
+from ..models import weight_files
 from .model import DigitsNet
 from .scenes import Scenes, make_scenes
 
@@ -35,9 +32,6 @@ def load(checkpoint: Path = CHECKPOINT) -> tuple[DigitsNet, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: `checkpoint` does not exist.
+        ValueError: it is no checkpoint, or a damaged one.
     """
-    # The arrays were saved as NumPy's and come back as such: no sharding of the machine that
-    # trained them is asked for here.
-    with ocp.StandardCheckpointer() as checkpointer:
-        variables = checkpointer.restore(checkpoint.resolve())
-    return DigitsNet(), jax.tree.map(jnp.asarray, variables)
+    return DigitsNet(), weight_files.load(checkpoint).variables
