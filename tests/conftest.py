@@ -20,12 +20,11 @@ sys.path.append(str(ROOT))
 
 #: Modules whose programs are small. The others compute enough to be worth XLA's optimisations, or
 #: measure them.
-SMALL = {
-    "test_calls", "test_contrastive", "test_gates", "test_masks", "test_method_properties",
-    "test_methods", "test_nnx", "test_operations", "test_own_rules", "test_random_networks",
-    "test_relevance", "test_report", "test_scatter", "test_tdam", "test_transformations",
-    "test_winner_take_all",
-}  # fmt: skip
+SMALL = set(
+    "test_calls test_contrastive test_gates test_masks test_method_properties test_methods "
+    "test_nnx test_operations test_own_rules test_random_networks test_relevance test_report "
+    "test_scatter test_tdam test_transformations test_winner_take_all".split()
+)
 
 
 @pytest.fixture(autouse=True, scope="module")

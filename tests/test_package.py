@@ -47,8 +47,9 @@ def test_importing_the_package_imports_nothing_else() -> None:
 @pytest.mark.parametrize("name", ["models", "methods", "metrics", "combine", "markov", "rules"])
 def test_rooms_and_short_paths_need_no_import_of_their_own(name: str) -> None:
     assert printed(f"import excitation_jax as ej; print(ej.{name}.__name__)") in (
-        f"excitation_jax.{name}", f"excitation_jax.{SHORT.get(name)}",
-    )  # fmt: skip
+        f"excitation_jax.{name}",
+        f"excitation_jax.{SHORT.get(name)}",
+    )
 
 
 @pytest.mark.parametrize("name", SHORT)

@@ -65,9 +65,11 @@ def read(voc: Path, coco: Path, seed: int = 0) -> tuple[Part, Part]:
     every = data.read_voc(voc, "all")
     tests = {example.key for example in data.read_voc(voc, "voc07test")}
     others = data.read_coco(
-        coco / "annotations" / "instances_train2017.json", coco / "train2017",
-        classes=data.VOC_CLASSES, renamed=data.COCO_TO_VOC,
-    ).where(lambda example: bool(example.objects))  # fmt: skip
+        coco / "annotations" / "instances_train2017.json",
+        coco / "train2017",
+        classes=data.VOC_CLASSES,
+        renamed=data.COCO_TO_VOC,
+    ).where(lambda example: bool(example.objects))
     random = np.random.default_rng(seed)
     parts = []
     for dataset, test in (
@@ -137,17 +139,25 @@ def candidates(layers: Sequence[str]) -> dict[str, Callable[..., jax.Array]]:
 
 
 def play(
-    part: Part, variables: Any, functions: dict[str, Callable[..., jax.Array]], side: int,
-    directory: Path, name: str,
-) -> list[list[Outcome]]:  # fmt: skip
+    part: Part,
+    variables: Any,
+    functions: dict[str, Callable[..., jax.Array]],
+    side: int,
+    directory: Path,
+    name: str,
+) -> list[list[Outcome]]:
     """The outcomes of each photograph's pairs."""
     dataset = with_heads(part)
     game = pointing.PointingGame(dataset, functions)
     settings = {"methods": list(functions), "side": side, "fold": part.fold.tolist(), "game": name}
     store = Store(
-        directory / name, settings, count=len(dataset), shape=game.shape, dtype=game.dtype,
+        directory / name,
+        settings,
+        count=len(dataset),
+        shape=game.shape,
+        dtype=game.dtype,
         batch=BATCH,
-    )  # fmt: skip
+    )
     whole = models.get("mobilenet_v2").preprocessing.whole((side, side))
     with bar() as shown:
         shown.announce(name)
@@ -223,9 +233,13 @@ def main() -> None:
         play(part, variables, functions, options.side, options.out, name)
         for part, name in zip(parts, ("voc", "coco"), strict=True)
     ]
-    held_out = [o for part, own in zip(parts, played, strict=True)
-                for fold, some in zip(part.fold, own, strict=True) if fold >= 0
-                for o in some]  # fmt: skip
+    held_out = [
+        o
+        for part, own in zip(parts, played, strict=True)
+        for fold, some in zip(part.fold, own, strict=True)
+        if fold >= 0
+        for o in some
+    ]
     print(f"penalty {PENALTY:g}, side {options.side}")
     results = {"choice": table("to choose with", names, range(len(names)), held_out)}
     chosen = choose(names, held_out)

@@ -71,9 +71,11 @@ def play(
         ]
         hits, energies = (np.concatenate(part) for part in zip(*scores, strict=True))
         results[name] = {
-            "hits": float(hits.mean()), "energy": float(energies.mean()), "targets": hits.size,
+            "hits": float(hits.mean()),
+            "energy": float(energies.mean()),
+            "targets": hits.size,
             "photographs": len(classes),
-        }  # fmt: skip
+        }
     return results
 
 

@@ -91,12 +91,24 @@ def digits_model(count: int) -> Network:
     scenes = digits.make_scenes(0, count, "test")
     scores = np.where(scenes.labels > 0, model.apply(params, scenes.images), -np.inf)
     blocks = [
-        "stage3_block2", "stage3_block1", "stage2_block2", "stage2_block1", "stage1_block1", "stem",
-    ]  # fmt: skip
+        "stage3_block2",
+        "stage3_block1",
+        "stage2_block2",
+        "stage2_block1",
+        "stage1_block1",
+        "stem",
+    ]
     return Network(
-        "digits model", model, params, jnp.asarray(scenes.images), jnp.asarray(scores.argmax(-1)),
-        "stage3_block1", 2, {name: name for name in ("head", *blocks)}, blocks,
-    )  # fmt: skip
+        "digits model",
+        model,
+        params,
+        jnp.asarray(scenes.images),
+        jnp.asarray(scores.argmax(-1)),
+        "stage3_block1",
+        2,
+        {name: name for name in ("head", *blocks)},
+        blocks,
+    )
 
 
 def resnet20(count: int, weights: Path, file: Path) -> Network:
@@ -110,9 +122,16 @@ def resnet20(count: int, weights: Path, file: Path) -> Network:
     blocks = [f"layer{stage}_{block}" for stage in (3, 2, 1) for block in (2, 1, 0)]
     groups = {name: name for name in ("linear", *blocks)} | {"conv1, bn1": "*1"}
     return Network(
-        "ResNet-20", model, params, images[chosen], jnp.asarray(classes[chosen]), "layer3_1", 2,
-        groups, blocks,
-    )  # fmt: skip
+        "ResNet-20",
+        model,
+        params,
+        images[chosen],
+        jnp.asarray(classes[chosen]),
+        "layer3_1",
+        2,
+        groups,
+        blocks,
+    )
 
 
 def squeezenet_v1_0(count: int, weights: Path, folder: Path) -> Network:
@@ -123,13 +142,23 @@ def squeezenet_v1_0(count: int, weights: Path, folder: Path) -> Network:
     fires = [f"fire{i}" for i in range(8, 1, -1)]
     # The layer lies inside fire9, so that is two groups.
     groups = {
-        "conv_final": "conv_final", "fire9, upper": "fire9/conv?x?_2", "fire9, lower": "fire9",
-        **{name: name for name in fires}, "conv1": "conv1",
-    }  # fmt: skip
+        "conv_final": "conv_final",
+        "fire9, upper": "fire9/conv?x?_2",
+        "fire9, lower": "fire9",
+        **{name: name for name in fires},
+        "conv1": "conv1",
+    }
     return Network(
-        "SqueezeNet", model, params, jnp.asarray(images[chosen]), jnp.asarray(classes[chosen]),
-        "fire9/relu", 2, groups, ["fire9", "fire9/relu", "pool8", *fires, "pool1"],
-    )  # fmt: skip
+        "SqueezeNet",
+        model,
+        params,
+        jnp.asarray(images[chosen]),
+        jnp.asarray(classes[chosen]),
+        "fire9/relu",
+        2,
+        groups,
+        ["fire9", "fire9/relu", "pool8", *fires, "pool1"],
+    )
 
 
 def map_functions(
@@ -169,15 +198,22 @@ def outcomes(network: Network, layer: str | None, draws: int, mode: str) -> dict
     found = {}
     for method, map_fn in map_functions(model, layer, size).items():
         check = randomisation_check(
-            model.apply, params, images, network.classes, map_fn=map_fn, mode=mode, draws=draws,
+            model.apply,
+            params,
+            images,
+            network.classes,
+            map_fn=map_fn,
+            mode=mode,
+            draws=draws,
             groups=list(network.groups.values()),
-        )  # fmt: skip
+        )
         other = map_fn(params, images, other_classes(network))
         pixels = np.maximum(images, 0).sum(-1)
         found[method] = Outcome(
-            check, rank_correlation(check.original, other),
+            check,
+            rank_correlation(check.original, other),
             rank_correlation(check.original, pixels) if layer is None else None,
-        )  # fmt: skip
+        )
     return found
 
 

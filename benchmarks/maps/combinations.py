@@ -116,16 +116,19 @@ def main() -> None:
     plain = next(c for c in ranked if len(c[0]) == 1 and not c[1] and c[3] == 0)
     print(f"{len(ranked)} combinations; the best single map is {plain[0]}")
     rows = []
-    for choice in dict.fromkeys([plain, (((("c-mwp", "auto"),)), False, "arithmetic", 0.0),
-                                 *ranked[: options.best]]):  # fmt: skip
+    for choice in dict.fromkeys(
+        [plain, (((("c-mwp", "auto"),)), False, "arithmetic", 0.0), *ranked[: options.best]]
+    ):
         mean, low, high = difference(scores(base, choice, second), scores(base, plain, second))
         rows.append(
             {
-                "choice": choice, "first half": float(scores(base, choice, first).mean()),
+                "choice": choice,
+                "first half": float(scores(base, choice, first).mean()),
                 "second half": float(scores(base, choice, second).mean()),
-                "difference": mean, "interval": (low, high),
+                "difference": mean,
+                "interval": (low, high),
             }
-        )  # fmt: skip
+        )
         print({key: f"{v:.3f}" if isinstance(v, float) else v for key, v in rows[-1].items()})
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

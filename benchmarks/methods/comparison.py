@@ -70,15 +70,20 @@ def score(found: Sequence[jax.Array], sigma: float) -> dict[str, Any]:
     played = [metrics.grid_pointing(maps.blur(m, sigma * max(m.shape[-2:]))) for m in found]
     hits, energies = (np.array(part) for part in zip(*played, strict=True))
     return {
-        "hits": float(hits.mean()), "interval": interval(hits),
-        "energy": float(energies.mean()), "targets": hits.size,
-    }  # fmt: skip
+        "hits": float(hits.mean()),
+        "interval": interval(hits),
+        "energy": float(energies.mean()),
+        "targets": hits.size,
+    }
 
 
 def cost(
-    function: Callable[[Any, Any, Any], Any], baseline: Callable[[Any, Any, Any], Any],
-    loop: tuple[int, int], arguments: tuple[Any, ...], pairs: int,
-) -> dict[str, float]:  # fmt: skip
+    function: Callable[[Any, Any, Any], Any],
+    baseline: Callable[[Any, Any, Any], Any],
+    loop: tuple[int, int],
+    arguments: tuple[Any, ...],
+    pairs: int,
+) -> dict[str, float]:
     """FLOPs and wall time relative to the baseline's, which is a gradient.
 
     Args:

@@ -60,9 +60,11 @@ def measure(weights: Path, photographs: Path, cifar: Path) -> Iterator[dict[str,
         ranked = np.argsort(-logits(name, weights / file_name, pictures), axis=1)[:, :5]
         hits = ranked == truth[:, None]
         yield {
-            "network": name, "images": len(truth),
-            "top-1": float(hits[:, 0].mean()), "top-5": float(hits.any(axis=1).mean()),
-        }  # fmt: skip
+            "network": name,
+            "images": len(truth),
+            "top-1": float(hits[:, 0].mean()),
+            "top-5": float(hits.any(axis=1).mean()),
+        }
 
 
 def main() -> None:

@@ -44,9 +44,11 @@ BATCH = 11
 SIDE = 224  # of the square that photographs are warped to: what the network was trained with
 PENALTY = 0.03  # on the head's kernel; the best in a cross-validation on the training images
 SHOWN = (
-    ("2007_000636", "train"), ("2007_000762", "bottle"), ("2007_000762", "person"),
+    ("2007_000636", "train"),
+    ("2007_000762", "bottle"),
+    ("2007_000762", "person"),
     ("000003", "chair"),
-)  # fmt: skip
+)
 
 Heats = dict[str, tuple[jax.Array, jax.Array]]
 Method = Callable[[jax.Array, jax.Array], Heats]
@@ -199,10 +201,14 @@ def distances(points: np.ndarray, pairs: Pairs) -> np.ndarray:
 
 
 def play(
-    variables: dict[str, Any], pairs: Pairs, rules: Mapping[str, ej.RuleSet] = RULES,
-    layers: tuple[str, ...] = LAYERS, draws: int = 3, gradient: bool = True,
+    variables: dict[str, Any],
+    pairs: Pairs,
+    rules: Mapping[str, ej.RuleSet] = RULES,
+    layers: tuple[str, ...] = LAYERS,
+    draws: int = 3,
+    gradient: bool = True,
     contrastive: tuple[bool, ...] = (False, True),
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+) -> Iterator[dict[str, Any]]:
     """One row after the other: the baselines, then MWP and c-MWP with every rule set and layer.
 
     "all" and "difficult" are shares of hits. Then `draws` times every value of every image

@@ -46,27 +46,40 @@ def recognised(
 
 
 def attention(
-    model: cifar_resnet.CifarResNet, variables: dict[str, Any], rules: ej.RuleSet,
-    contrastive: bool, layers: tuple[str | None, ...],
-) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]:  # fmt: skip
+    model: cifar_resnet.CifarResNet,
+    variables: dict[str, Any],
+    rules: ej.RuleSet,
+    contrastive: bool,
+    layers: tuple[str | None, ...],
+) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]:
     """A function of images (N, H, W, 3) and classes (N, K) to a map (N, K, h, w) for each layer."""
 
     def at_layers(x: jax.Array, classes: jax.Array) -> tuple[jax.Array, ...]:
         return tuple(
             ej.excitation_vjp(
-                model.apply, variables, x, classes, layer=layer, contrastive=contrastive,
+                model.apply,
+                variables,
+                x,
+                classes,
+                layer=layer,
+                contrastive=contrastive,
                 rules=rules,
             ).mwp.sum(axis=-1)
             for layer in layers
-        )  # fmt: skip
+        )
 
     return at_layers
 
 
 def play(
-    weights: Path, images: Path, depth: int, count: int, seed: int = 0, confidence: float = 0.99,
+    weights: Path,
+    images: Path,
+    depth: int,
+    count: int,
+    seed: int = 0,
+    confidence: float = 0.99,
     rules: Mapping[str, ej.RuleSet] = RULES,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+) -> Iterator[dict[str, Any]]:
     """Share of hits and mean energy of the gradient, then of every rule set at every layer."""
     model = cifar_resnet.CifarResNet(depth)
     variables = cifar_resnet.load_npz(weights, depth)
@@ -78,9 +91,13 @@ def play(
     def row(method: str, rule_set: str, layer: str, attention: jax.Array) -> dict[str, Any]:
         hits, energies = map(np.asarray, metrics.grid_pointing(attention))
         return {
-            "method": method, "rules": rule_set, "layer": layer,
-            "hits": float(hits.mean()), "energy": float(energies.mean()), "targets": hits.size,
-        }  # fmt: skip
+            "method": method,
+            "rules": rule_set,
+            "layer": layer,
+            "hits": float(hits.mean()),
+            "energy": float(energies.mean()),
+            "targets": hits.size,
+        }
 
     gradient = jax.jit(methods(model.apply, variables, "auto")["gradient"])
     yield row("gradient", "", "input", gradient(x, classes))

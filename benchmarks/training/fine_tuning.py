@@ -69,9 +69,16 @@ def main() -> None:
             losses.clear()
 
     variables = training.fine_tune(
-        model, variables, records, steps=options.steps, seed=options.seed, validation=tests,
-        validate_every=15, on_step=on_step, directory=options.out,
-    )  # fmt: skip
+        model,
+        variables,
+        records,
+        steps=options.steps,
+        seed=options.seed,
+        validation=tests,
+        validate_every=15,
+        on_step=on_step,
+        directory=options.out,
+    )
     warped = []
     for record in tests:
         with Image.open(record.path) as image:

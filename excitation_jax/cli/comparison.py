@@ -32,8 +32,10 @@ def compare(arguments: argparse.Namespace, announce: Announce) -> str:
         try:
             attention, compiling, running = measured(
                 _explainer(asked, method, targets, arguments.layer),
-                asked.network.variables, asked.images, announce,
-            )  # fmt: skip
+                asked.network.variables,
+                asked.images,
+                announce,
+            )
         except ValueError as error:
             raise ValueError(f"{method.name} on {arguments.model}: {error}") from error
         found.append((method, np.asarray(attention), running))

@@ -70,10 +70,15 @@ def pointing_game(arguments: argparse.Namespace) -> str:
             return unfinished(arguments)
         beside = published.pointing(dataset.name, len(dataset.classes), model.name)
         table = PointingTable(
-            dataset.name, dataset.classes, {**titles, CENTRE: "centre"},
-            pointing.count(store.blocks()), len(dataset), rules,
-            beside.scores if beside else None, beside.title(read) if beside else "",
-        )  # fmt: skip
+            dataset.name,
+            dataset.classes,
+            {**titles, CENTRE: "centre"},
+            pointing.count(store.blocks()),
+            len(dataset),
+            rules,
+            beside.scores if beside else None,
+            beside.title(read) if beside else "",
+        )
         report = [finished(arguments, "pointing", table)]
         write_whole(arguments.out / "pointing.png", _plot(table))
         outcomes = list(pointing.outcomes(store.blocks()))
@@ -119,10 +124,14 @@ def box_localisation(arguments: argparse.Namespace) -> str:
             return unfinished(arguments)
         held_out = len(range(0, len(dataset), arguments.held_out))
         table = BoxTable(
-            dataset.name, dataset.classes, {**titles, WHOLE: "the whole photograph"},
-            experiment.alphas, boxes.count(store.blocks(), experiment, arguments.held_out),
-            len(dataset) - held_out, held_out,
-        )  # fmt: skip
+            dataset.name,
+            dataset.classes,
+            {**titles, WHOLE: "the whole photograph"},
+            experiment.alphas,
+            boxes.count(store.blocks(), experiment, arguments.held_out),
+            len(dataset) - held_out,
+            held_out,
+        )
         report = [finished(arguments, "boxes", table)]
         write_whole(arguments.out / "boxes.png", _plot_of_boxes(table))
         best = [table.best(method) for method in range(len(table.methods))]
@@ -134,9 +143,13 @@ def box_localisation(arguments: argparse.Namespace) -> str:
 
 
 def records(
-    arguments: argparse.Namespace, experiment: runner.Experiment, model: evaluation_setup.Model,
-    dataset: Dataset[Any], settings: Mapping[str, Any], shown: Bar,
-) -> Store | None:  # fmt: skip
+    arguments: argparse.Namespace,
+    experiment: runner.Experiment,
+    model: evaluation_setup.Model,
+    dataset: Dataset[Any],
+    settings: Mapping[str, Any],
+    shown: Bar,
+) -> Store | None:
     """The records of an experiment, all of them, or None where other processes are still at work.
 
     settings: all that they depend on, but for what every experiment depends on.
@@ -148,14 +161,23 @@ def records(
         "input": repr(model.preprocessing),
     }
     store = Store(
-        arguments.out, {**common, **settings}, count=len(dataset), shape=experiment.shape,
-        dtype=experiment.dtype, batch=arguments.batch,
-    )  # fmt: skip
+        arguments.out,
+        {**common, **settings},
+        count=len(dataset),
+        shape=experiment.shape,
+        dtype=experiment.dtype,
+        batch=arguments.batch,
+    )
     shown.announce("compiling")
     complete = runner.run(
-        experiment, model.variables, dataset, model.preprocessing, store,
-        threads=arguments.threads, on_progress=shown.advance,
-    )  # fmt: skip
+        experiment,
+        model.variables,
+        dataset,
+        model.preprocessing,
+        store,
+        threads=arguments.threads,
+        on_progress=shown.advance,
+    )
     return store if complete else None
 
 
@@ -188,9 +210,15 @@ def _look(
 ) -> tuple[Look, str]:
     """What makes the maps of a gallery again, and the network's name there."""
     look = Look(
-        model.apply, model.variables, model.preprocessing, dataset, canvas_of(dataset),
-        arguments.blur, arguments.batch, arguments.threads,
-    )  # fmt: skip
+        model.apply,
+        model.variables,
+        model.preprocessing,
+        dataset,
+        canvas_of(dataset),
+        arguments.blur,
+        arguments.batch,
+        arguments.threads,
+    )
     return look, f"{model.name}, weights {digest(model.variables)}"
 
 
@@ -219,11 +247,13 @@ def _plot_of_boxes(table: BoxTable) -> bytes:
 def _plot(table: PointingTable) -> bytes:
     panels = [
         plots.Panel(
-            title, table.counts.hits[:, subset], table.counts.pairs[:, subset],
+            title,
+            table.counts.hits[:, subset],
+            table.counts.pairs[:, subset],
             [table.score(method, subset) for method in range(len(table.methods))],
         )
         for subset, title in enumerate(("all pairs", "difficult pairs"))
-    ]  # fmt: skip
+    ]
     title = f"Pointing game, {table.title}, {table.images} images"
     return plots.png(plots.per_category(title, [*table.methods.values()], table.classes, panels))
 

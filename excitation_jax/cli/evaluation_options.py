@@ -47,9 +47,11 @@ A class is one that has a box in the photograph, and the network's outputs must 
 
 
 def add(
-    parser: argparse.ArgumentParser, network: str, weights: str,
+    parser: argparse.ArgumentParser,
+    network: str,
+    weights: str,
     add_debug: Callable[[argparse.ArgumentParser], None],
-) -> None:  # fmt: skip
+) -> None:
     """Adds the experiments to the command `eval`.
 
     network, weights: what --model and --weights may be. add_debug: adds --debug.

@@ -82,9 +82,11 @@ def read_examples(arguments: argparse.Namespace) -> Dataset[Example]:
                 "--data imagenet needs --folder DIR, --annotations DIR and --synsets FILE"
             )
         dataset = data.read_imagenet(
-            arguments.folder, arguments.annotations, arguments.synsets,
+            arguments.folder,
+            arguments.annotations,
+            arguments.synsets,
             ground_truth=arguments.ground_truth,
-        )  # fmt: skip
+        )
         return dataset[: arguments.limit]
     if not arguments.folder or not arguments.split:
         raise ValueError(f"--data {arguments.data} needs --folder DIR and --split NAME")
@@ -102,10 +104,12 @@ def read_examples(arguments: argparse.Namespace) -> Dataset[Example]:
 
 
 def load_model(
-    arguments: argparse.Namespace, outputs: int, of: str,
+    arguments: argparse.Namespace,
+    outputs: int,
+    of: str,
     needed: str = "classes: give the weights of a network that was fine-tuned for them, or --head "
     "with the directory that `python -m excitation_jax.training` wrote",
-) -> Model:  # fmt: skip
+) -> Model:
     """The network.
 
     arguments: model, weights, head, fully_convolutional, side and view of `evaluation_options`.
@@ -203,9 +207,13 @@ def map_functions(
 
 
 def _maps(
-    method: methods.Method, apply: Callable[[Any, Any], Any], options: dict[str, Any],
-    variables: Any, images: jax.Array, classes: jax.Array,
-) -> jax.Array:  # fmt: skip
+    method: methods.Method,
+    apply: Callable[[Any, Any], Any],
+    options: dict[str, Any],
+    variables: Any,
+    images: jax.Array,
+    classes: jax.Array,
+) -> jax.Array:
     return method.function(apply, variables, images, classes, **options)
 
 

@@ -90,10 +90,14 @@ def network(
         return spec.preprocessing(photo, keep_aspect=whole)
 
     return Network(
-        model.apply, variables, jnp.zeros((1, *spec.input_size, 3)), prepare,
+        model.apply,
+        variables,
+        jnp.zeros((1, *spec.input_size, 3)),
+        prepare,
         (lambda photo: photo) if whole else spec.preprocessing.view,
-        spec.probabilities, spec.cmwp_layer,
-    )  # fmt: skip
+        spec.probabilities,
+        spec.cmwp_layer,
+    )
 
 
 def digits_network() -> Network:

@@ -24,12 +24,16 @@ from . import evaluation_options
 from .class_names import MOST_TARGETS
 
 PROGRAM = "excitation-jax"
-# The part of the package's extras that each optional module comes with.
+# The optional modules that each of the package's extras brings.
 _EXTRAS = {
-    "PIL": "plots", "rich": "plots", "matplotlib": "plots", "sklearn": "data",
-    "safetensors": "weights", "google": "weights", "huggingface_hub": "hub",
-    "grain": "eval", "pycocotools": "eval", "tensorstore": "eval", "cv2": "proposals",
-}  # fmt: skip
+    "plots": ("PIL", "rich", "matplotlib"),
+    "data": ("sklearn",),
+    "weights": ("safetensors", "google"),
+    "hub": ("huggingface_hub",),
+    "eval": ("grain", "pycocotools", "tensorstore"),
+    "proposals": ("cv2",),
+}
+_EXTRA_OF = {module: extra for extra, modules in _EXTRAS.items() for module in modules}
 
 _NETWORK = "the network: one that `excitation-jax models` lists"
 _WEIGHTS = (
@@ -370,7 +374,7 @@ def _progress(steps: int) -> Iterator[Callable[[str], None]]:
 def _message(error: ValueError | OSError | ImportError) -> str | None:
     """The one line that tells the user of an error; None for what is not the user's doing."""
     if isinstance(error, ImportError) and error.name:
-        extra = _EXTRAS.get(error.name.partition(".")[0])
+        extra = _EXTRA_OF.get(error.name.partition(".")[0])
         return extra and f'this needs {error.name}: pip install "excitation-jax[{extra}]"'
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:

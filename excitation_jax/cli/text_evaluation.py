@@ -21,9 +21,7 @@ from . import evaluation_setup
 from .evaluation import finished, records, unfinished
 
 _DIGITS = 200  # scenes, unless the user says otherwise
-_DIGITS_WORDS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
-)  # fmt: skip
+_DIGITS_WORDS = "zero one two three four five six seven eight nine".split()
 
 
 def text_to_region(arguments: argparse.Namespace) -> str:
@@ -48,15 +46,23 @@ def text_to_region(arguments: argparse.Namespace) -> str:
         shown.announce(f"loading {arguments.model}")
         source = f"{arguments.words}" if arguments.words else "the list of digits"
         model = evaluation_setup.load_model(
-            arguments, len(words), source,
+            arguments,
+            len(words),
+            source,
             "words: give a file with one word on each line, in the order of the outputs",
-        )  # fmt: skip
+        )
         shown.announce("tracing the methods")
         functions, titles = evaluation_setup.map_functions(arguments, model)
         experiment = text.TextToRegion(
-            dataset, functions, words, proposed, arguments.gamma, arguments.proposals_limit,
-            arguments.blur, arguments.threads,
-        )  # fmt: skip
+            dataset,
+            functions,
+            words,
+            proposed,
+            arguments.gamma,
+            arguments.proposals_limit,
+            arguments.blur,
+            arguments.threads,
+        )
         settings = {
             "experiment": "text to region",
             "methods": list(functions),
@@ -71,9 +77,14 @@ def text_to_region(arguments: argparse.Namespace) -> str:
     if store is None:
         return unfinished(arguments)
     table = TextTable(
-        dataset.name, titles, score(store.blocks(), dataset, len(functions)), len(dataset),
-        arguments.gamma, proposed.name, arguments.proposals_limit,
-    )  # fmt: skip
+        dataset.name,
+        titles,
+        score(store.blocks(), dataset, len(functions)),
+        len(dataset),
+        arguments.gamma,
+        proposed.name,
+        arguments.proposals_limit,
+    )
     return finished(arguments, "text", table)
 
 

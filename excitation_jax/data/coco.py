@@ -17,9 +17,13 @@ from .files import check_photograph, cut_box, read
 from .records import Dataset, Example, Mask, Object
 
 COCO_TO_VOC = {
-    "airplane": "aeroplane", "motorcycle": "motorbike", "couch": "sofa", "tv": "tvmonitor",
-    "potted plant": "pottedplant", "dining table": "diningtable",
-}  # fmt: skip
+    "airplane": "aeroplane",
+    "motorcycle": "motorbike",
+    "couch": "sofa",
+    "tv": "tvmonitor",
+    "potted plant": "pottedplant",
+    "dining table": "diningtable",
+}
 
 _LAYOUT = "is not in COCO's layout, with lists 'images', 'annotations' and 'categories'"
 

@@ -17,9 +17,7 @@ from .records import Dataset, Example, Object
 from .voc import box_in, size_in
 
 #: The groups of phrases. Those of the ninth, "notvisual", have the entity "0" and no boxes.
-GROUPS = (
-    "people", "clothing", "bodyparts", "animals", "vehicles", "instruments", "scene", "other",
-)  # fmt: skip
+GROUPS = tuple("people clothing bodyparts animals vehicles instruments scene other".split())
 
 _HEAD = re.compile(r"\[/EN#(\d+)((?:/[a-z]+)+)")
 
@@ -122,10 +120,15 @@ def read_flickr30k(
         photograph = check_photograph(images / f"{name}.jpg", source)
         examples.append(
             CaptionedExample(
-                name, photograph, size, objects,
-                captions=captions, scenes=scenes, without_box=without_box,
+                name,
+                photograph,
+                size,
+                objects,
+                captions=captions,
+                scenes=scenes,
+                without_box=without_box,
             )
-        )  # fmt: skip
+        )
     return Dataset(f"Flickr30k Entities {source.stem}", GROUPS, tuple(examples))
 
 

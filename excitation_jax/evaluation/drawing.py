@@ -45,10 +45,11 @@ class Drawing:
             for x0, y0, x1, y1 in places:
                 # On the image's border the line and its casing stay within it.
                 corners = (
-                    max(x0, 1) - extra, max(y0, 1) - extra,
+                    max(x0, 1) - extra,
+                    max(y0, 1) - extra,
                     min(x1, self.image.width - 1) - 1 + extra,
                     min(y1, self.image.height - 1) - 1 + extra,
-                )  # fmt: skip
+                )
                 if corners[0] <= corners[2] and corners[1] <= corners[3]:
                     self._draw.rectangle(corners, outline=colour, width=self._line + 2 * extra)
 
@@ -71,9 +72,10 @@ class Drawing:
             self._draw.line((x, y - end, x, y + end), colour, width)
             outer = reach + extra / 2
             self._draw.ellipse(
-                (x - outer, y - outer, x + outer, y + outer), outline=colour,
+                (x - outer, y - outer, x + outer, y + outer),
+                outline=colour,
                 width=max(1, self._line // 2) + extra,
-            )  # fmt: skip
+            )
 
     def _enlarged(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return pixels.repeat(self._factor, axis=0).repeat(self._factor, axis=1)

@@ -161,9 +161,12 @@ class PairGallery(abc.ABC):
         return Section("Where the methods disagree", text, groups)
 
     def _section(
-        self, m: int, hits: Sequence[Outcome], misses: Sequence[Outcome],
+        self,
+        m: int,
+        hits: Sequence[Outcome],
+        misses: Sequence[Outcome],
         drawn: Mapping[Outcome, _Drawn],
-    ) -> Section:  # fmt: skip
+    ) -> Section:
         total, hit = len(self.outcomes), sum(o.hits[m] for o in self.outcomes)
         groups = []
         for kind, pairs, there in (("hits", hits, hit), ("misses", misses, total - hit)):

@@ -76,10 +76,14 @@ def per_category(
     all_axes[0].set_ylim(len(names) - 0.5, -0.5)
     handles = [Line2D([], [], linestyle="", **_style(m)) for m in range(len(methods))]
     legend = figure.legend(
-        handles, [_name(method) for method in methods], loc="outside upper center",
-        ncols=min(_COLUMNS, len(methods)), frameon=False, title=_name(title, 90),
+        handles,
+        [_name(method) for method in methods],
+        loc="outside upper center",
+        ncols=min(_COLUMNS, len(methods)),
+        frameon=False,
+        title=_name(title, 90),
         title_fontsize="large",
-    )  # fmt: skip
+    )
     for text in (legend.get_title(), *legend.get_texts()):
         text.set_parse_math(False)
     return figure
@@ -117,9 +121,14 @@ def _draw(axes: Axes, panel: Panel, there: NDArray[np.intp]) -> None:
     counts = [int(pairs[0].sum()), *pairs[0].tolist()]
     for row, count in enumerate(counts, 1):
         axes.text(
-            1.02, row, str(count), transform=axes.get_yaxis_transform(), va="center", fontsize=8,
+            1.02,
+            row,
+            str(count),
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=8,
             color="#444444" if count else "#aaaaaa",
-        )  # fmt: skip
+        )
     axes.text(1.02, 0, "pairs", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_title(panel.title, fontsize=10)
     axes.set_xlim(-3, 103)
@@ -135,9 +144,11 @@ def _draw(axes: Axes, panel: Panel, there: NDArray[np.intp]) -> None:
 
 def _style(method: int) -> dict[str, Any]:
     return {
-        "color": _COLOURS[method % len(_COLOURS)], "marker": _MARKERS[method % len(_MARKERS)],
-        "markersize": 4.5, "markeredgewidth": 0,
-    }  # fmt: skip
+        "color": _COLOURS[method % len(_COLOURS)],
+        "marker": _MARKERS[method % len(_MARKERS)],
+        "markersize": 4.5,
+        "markeredgewidth": 0,
+    }
 
 
 def _name(text: str, longest: int = _LONGEST) -> str:

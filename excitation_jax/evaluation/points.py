@@ -51,9 +51,12 @@ class Points(NamedTuple):
 
 
 def points(
-    methods: Mapping[str, MapFunction], variables: Any, questions: Questions,
-    canvas: tuple[int, int], blur: float = 0.0,
-) -> Points:  # fmt: skip
+    methods: Mapping[str, MapFunction],
+    variables: Any,
+    questions: Questions,
+    canvas: tuple[int, int],
+    blur: float = 0.0,
+) -> Points:
     """The points of the maxima of maps that are resized bicubically to their photographs' sizes.
 
     Args:

@@ -45,9 +45,15 @@ class Store:
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], settings: Mapping[str, Any], *, count: int,
-        shape: tuple[int, ...], dtype: str, batch: int,
-    ) -> None:  # fmt: skip
+        self,
+        directory: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        *,
+        count: int,
+        shape: tuple[int, ...],
+        dtype: str,
+        batch: int,
+    ) -> None:
         if count < 1 or batch < 1:
             raise ValueError(f"count and batch must be positive, got {count} and {batch}")
         self.directory = Path(directory).absolute()
@@ -64,7 +70,8 @@ class Store:
                 "data_type": dtype,
                 "fill_value": 0,
                 "chunk_grid": {
-                    "name": "regular", "configuration": {"chunk_shape": [batch, *shape]}
+                    "name": "regular",
+                    "configuration": {"chunk_shape": [batch, *shape]},
                 },
                 # The checksum makes damage an error instead of another result.
                 "codecs": [
@@ -73,7 +80,7 @@ class Store:
                     {"name": "crc32c"},
                 ],
             },
-        }  # fmt: skip
+        }
         if self.dtype.itemsize == 1:
             spec["metadata"]["codecs"][0] = {"name": "bytes"}  # type: ignore[index]
         try:

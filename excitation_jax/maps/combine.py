@@ -126,9 +126,14 @@ def over_layers(
         raise ValueError("layers names no layer")
 
     def combined(
-        model_fn: Any, params: Any, x: Any, target: Any, *, layer: str | None = "auto",
+        model_fn: Any,
+        params: Any,
+        x: Any,
+        target: Any,
+        *,
+        layer: str | None = "auto",
         **options: Any,
-    ) -> jax.Array:  # fmt: skip
+    ) -> jax.Array:
         if layer != "auto":
             raise ValueError(
                 f"this method reads the layers {', '.join(map(str, names))}, not {layer!r}"
@@ -172,9 +177,12 @@ def over_flips(method: Method, axis: int = -2) -> Method:
 
 
 def over_scales(
-    method: Method, scales: Sequence[float], *, mean: Mean = arithmetic_mean,
+    method: Method,
+    scales: Sequence[float],
+    *,
+    mean: Mean = arithmetic_mean,
     axes: tuple[int, int] = (-3, -2),
-) -> Method:  # fmt: skip
+) -> Method:
     """A method that averages the maps of the images at several scales.
 
     Args:

@@ -20,9 +20,14 @@ from .gradients import ModelFunction
 
 
 def mwp(
-    model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
-    layer: str | None = "auto", rules: RuleSet = EXCITATION,
-) -> jax.Array:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: Any,
+    target: Target,
+    *,
+    layer: str | None = "auto",
+    rules: RuleSet = EXCITATION,
+) -> jax.Array:
     """Marginal winning probabilities (Eq. 1), summed over channels.
 
     Arguments, result and errors are those of `excitation_jax.attention_map`.
@@ -31,9 +36,14 @@ def mwp(
 
 
 def c_mwp(
-    model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
-    layer: str | None = "auto", rules: RuleSet = EXCITATION,
-) -> jax.Array:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: Any,
+    target: Target,
+    *,
+    layer: str | None = "auto",
+    rules: RuleSet = EXCITATION,
+) -> jax.Array:
     """Contrastive MWP (Eq. 7-9), summed over channels and cut off at zero.
 
     Arguments, result and errors are those of `excitation_jax.attention_map`.
@@ -42,9 +52,14 @@ def c_mwp(
 
 
 def c_mwp_star(
-    model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
-    layer: str | None = "last", rules: RuleSet = EXCITATION,
-) -> jax.Array:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: Any,
+    target: Target,
+    *,
+    layer: str | None = "last",
+    rules: RuleSet = EXCITATION,
+) -> jax.Array:
     """c-MWP* (IJCV18, Table 2): c-MWP at the layer before global pooling, where CAM is read.
 
     There the two are the same map but for Z+ and Z- (Eq. 13-16): CAM is ``sum_c A_c (w+ - w-)``,
@@ -78,9 +93,14 @@ def _with_top(rules: RuleSet, rule: Affine) -> RuleSet:
 
 
 def c_mwp_without_norm(
-    model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
-    layer: str | None = "auto", rules: RuleSet = EXCITATION,
-) -> jax.Array:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: Any,
+    target: Target,
+    *,
+    layer: str | None = "auto",
+    rules: RuleSet = EXCITATION,
+) -> jax.Array:
     """c-MWP "w/o norm" (IJCV18, Table 3): at the top layer ``h (w+ - w-)``, without Z+ and Z-.
 
     Arguments, result and errors are those of `c_mwp`.
@@ -91,9 +111,14 @@ def c_mwp_without_norm(
 
 
 def c_mwp_post_norm(
-    model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
-    layer: str | None = "auto", rules: RuleSet = EXCITATION,
-) -> jax.Array:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: Any,
+    target: Target,
+    *,
+    layer: str | None = "auto",
+    rules: RuleSet = EXCITATION,
+) -> jax.Array:
     """c-MWP "post-norm" (IJCV18, Table 3): normalised at the layer that is read.
 
     The maps of the classifier and of the negated one are divided by their sums there, and then

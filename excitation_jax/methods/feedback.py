@@ -21,9 +21,14 @@ from .passes import Passes, check_one_array, poisoned
 
 
 def feedback(
-    model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
-    layer: str | None = None, iterations: int = 10,
-) -> jax.Array:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: Any,
+    target: Target,
+    *,
+    layer: str | None = None,
+    iterations: int = 10,
+) -> jax.Array:
     """The slope of the target's score in a network whose ReLUs are gated for that target.
 
     Every ReLU neuron has a binary gate, open at first. Each iteration runs the gated network and
@@ -72,9 +77,16 @@ def _starts(
 
 
 def _close(
-    model_fn: ModelFunction, params: Any, x: Any, target: Target, gates: list[jax.Array],
-    iteration: jax.Array, starts: list[jax.Array], layer: str | None, axis: int | None,
-) -> list[jax.Array]:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: Any,
+    target: Target,
+    gates: list[jax.Array],
+    iteration: jax.Array,
+    starts: list[jax.Array],
+    layer: str | None,
+    axis: int | None,
+) -> list[jax.Array]:
     """The gates, those closed where the slope is not positive."""
     prepared = _prepared(model_fn, params, x, layer)
     gated = _gated(prepared)
@@ -87,9 +99,15 @@ def _close(
 
 
 def _slope(
-    model_fn: ModelFunction, params: Any, x: Any, target: Target, gates: list[jax.Array],
-    starts: list[jax.Array], layer: str | None, axis: int | None,
-) -> jax.Array:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: Any,
+    target: Target,
+    gates: list[jax.Array],
+    starts: list[jax.Array],
+    layer: str | None,
+    axis: int | None,
+) -> jax.Array:
     """At the layer that is read."""
     prepared = _prepared(model_fn, params, x, layer)
 
@@ -105,9 +123,13 @@ def _over_targets(function: Callable, axis: int | None) -> Callable:
 
 
 def _slopes(
-    prepared: Prepared, arguments: Any, gated: list[Value], gates: list[jax.Array],
-    values: list[Value], starts: list[jax.Array],
-) -> list[jax.Array]:  # fmt: skip
+    prepared: Prepared,
+    arguments: Any,
+    gated: list[Value],
+    gates: list[jax.Array],
+    values: list[Value],
+    starts: list[jax.Array],
+) -> list[jax.Array]:
     """Of the target's score in the gated network, at some values."""
     gate, program = dict(zip(gated, gates, strict=True)), prepared.program
 

@@ -136,9 +136,16 @@ def smoothgrad(
 
 
 def _noisy_slope(
-    model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, key: jax.Array,
-    prior: Any, layer: str | None, noise: float, batch_axes: int,
-) -> jax.Array:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: jax.Array,
+    target: Target,
+    key: jax.Array,
+    prior: Any,
+    layer: str | None,
+    noise: float,
+    batch_axes: int,
+) -> jax.Array:
     each = tuple(range(batch_axes, x.ndim))
     spread = noise * (x.max(each, keepdims=True) - x.min(each, keepdims=True))
     noisy = x + spread * jax.random.normal(key, x.shape[batch_axes:], x.dtype)
@@ -189,8 +196,13 @@ def integrated_gradients(
 
 
 def _slope_between(
-    model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, position: jax.Array,
-    prior: Any, baseline: jax.Array,
-) -> jax.Array:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: jax.Array,
+    target: Target,
+    position: jax.Array,
+    prior: Any,
+    baseline: jax.Array,
+) -> jax.Array:
     between = baseline + position.astype(x.dtype) * (x - baseline)
     return top_down(model_fn, params, between, lambda _: prior, None, rules=GRADIENT).share

@@ -22,9 +22,14 @@ LRP_COMPOSITE = lrp_rules(Epsilon(), AlphaBeta(1, 0), Flat(), name="LRP-composit
 
 
 def lrp(
-    model_fn: ModelFunction, params: Any, x: Any, target: Target, *,
-    layer: str | None = None, rules: RuleSet = LRP_COMPOSITE,
-) -> jax.Array:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: Any,
+    target: Target,
+    *,
+    layer: str | None = None,
+    rules: RuleSet = LRP_COMPOSITE,
+) -> jax.Array:
     """The relevance of a layer for the target's score (Bach et al. 2015), summed over channels.
 
     The pass starts from the score itself, so that the map sums to it where nothing is lost to

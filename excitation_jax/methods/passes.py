@@ -71,9 +71,13 @@ class Passes:
         return arrays
 
     def iterate(
-        self, step: Callable[..., Arrays], carry: Arrays, items: jax.Array, *arrays: Any,
+        self,
+        step: Callable[..., Arrays],
+        carry: Arrays,
+        items: jax.Array,
+        *arrays: Any,
         **options: Any,
-    ) -> Arrays:  # fmt: skip
+    ) -> Arrays:
         """``carry = step(model_fn, params, x, target, carry, item, *arrays, **options)`` for each.
 
         Inside a transformation it is a loop of XLA's. Called directly it is one of Python's, over
@@ -116,9 +120,15 @@ class _Added:
     function: Callable[..., jax.Array]
 
     def __call__(
-        self, model_fn: Callable, params: Any, x: Any, target: Target, total: jax.Array, *item: Any,
+        self,
+        model_fn: Callable,
+        params: Any,
+        x: Any,
+        target: Target,
+        total: jax.Array,
+        *item: Any,
         **options: Any,
-    ) -> jax.Array:  # fmt: skip
+    ) -> jax.Array:
         return total + self.function(model_fn, params, x, target, *item, **options)
 
 
@@ -128,18 +138,26 @@ def _prior(model_fn: Callable, params: Any, x: Any, target: Target) -> jax.Array
 
 
 def _call(
-    function: Callable[..., Arrays], model_fn: Callable, goal: Callable | None,
-    options: tuple[tuple[str, Any], ...], params: Any, x: Any, array: Any, arrays: tuple,
-) -> Arrays:  # fmt: skip
+    function: Callable[..., Arrays],
+    model_fn: Callable,
+    goal: Callable | None,
+    options: tuple[tuple[str, Any], ...],
+    params: Any,
+    x: Any,
+    array: Any,
+    arrays: tuple,
+) -> Arrays:
     target = array if goal is None else goal
     return function(model_fn, params, x, target, *arrays, **dict(options))
 
 
 @functools.lru_cache(maxsize=64)
 def _compiled(
-    function: Callable[..., Arrays], model_fn: Callable, goal: Callable | None,
+    function: Callable[..., Arrays],
+    model_fn: Callable,
+    goal: Callable | None,
     options: tuple[tuple[str, Any], ...],
-) -> Any:  # fmt: skip
+) -> Any:
     return jax.jit(functools.partial(_call, function, model_fn, goal, options))
 
 

@@ -64,18 +64,29 @@ def rise(
     passes = Passes(model_fn, params, x, target)
     prior, several = passes.prior_of_scores()
     options = {
-        "axes": image.spatial_axes, "cells": cells, "kept": kept, "scores": scores,
+        "axes": image.spatial_axes,
+        "cells": cells,
+        "kept": kept,
+        "scores": scores,
         "several": several,
-    }  # fmt: skip
+    }
     total = passes.sum(_scored_mask, jax.random.split(key, masks), prior, **options)
     return passes.checked(total / (masks * kept))
 
 
 def _scored_mask(
-    model_fn: ModelFunction, params: Any, x: jax.Array, target: Target, key: jax.Array,
-    prior: jax.Array, axes: tuple[int, int], cells: int, kept: float,
-    scores: Callable[[jax.Array], jax.Array], several: bool,
-) -> jax.Array:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: jax.Array,
+    target: Target,
+    key: jax.Array,
+    prior: jax.Array,
+    axes: tuple[int, int],
+    cells: int,
+    kept: float,
+    scores: Callable[[jax.Array], jax.Array],
+    several: bool,
+) -> jax.Array:
     height, width = (x.shape[axis] for axis in axes)
     mask = _mask(key, (height, width), cells, kept)
     placed = [{axes[0]: height, axes[1]: width}.get(axis, 1) for axis in range(x.ndim)]

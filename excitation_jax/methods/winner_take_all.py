@@ -33,9 +33,14 @@ def winner_take_all(
 
 
 def _winners(
-    model_fn: ModelFunction, params: Any, x: Any, target: Target, prior: jax.Array,
-    layer: str | None, several: bool,
-) -> jax.Array:  # fmt: skip
+    model_fn: ModelFunction,
+    params: Any,
+    x: Any,
+    target: Target,
+    prior: jax.Array,
+    layer: str | None,
+    several: bool,
+) -> jax.Array:
     def explain(x: Any, prior: jax.Array) -> jax.Array:
         rules, start = WINNER_TAKE_ALL, _first_winner
         return top_down(model_fn, params, x, prior, layer, rules=rules, start=start).map()

@@ -60,9 +60,13 @@ class Convolution(nn.Module):
         normalised = self.form == "torchvision"
         window = (self.window, self.window)
         x = nn.Conv(
-            self.channels, window, self.stride, padding=self.window // 2,
-            use_bias=not normalised, name="conv",
-        )(x)  # fmt: skip
+            self.channels,
+            window,
+            self.stride,
+            padding=self.window // 2,
+            use_bias=not normalised,
+            name="conv",
+        )(x)
         if normalised:
             x = nn.BatchNorm(use_running_average=True, epsilon=1e-3, name="bn")(x)
         return nn.relu(x)

@@ -65,9 +65,13 @@ class MobileNetV1(nn.Module):
         ) -> jax.Array:
             # Flax's default padding is TensorFlow's 'SAME', which the weights were trained with.
             x = nn.Conv(
-                channels, (window, window), stride, feature_group_count=groups, use_bias=False,
+                channels,
+                (window, window),
+                stride,
+                feature_group_count=groups,
+                use_bias=False,
                 name=name,
-            )(x)  # fmt: skip
+            )(x)
             x = nn.BatchNorm(use_running_average=True, epsilon=1e-3, name=f"{name}_bn")(x)
             return nn.relu6(x)
 

@@ -64,9 +64,13 @@ class Block(nn.Module):
         skip = x
         for i, (features, window, stride) in enumerate(plan, 1):
             x = nn.Conv(
-                features, (window, window), stride, padding=window // 2, use_bias=False,
+                features,
+                (window, window),
+                stride,
+                padding=window // 2,
+                use_bias=False,
                 name=f"conv{i}",
-            )(x)  # fmt: skip
+            )(x)
             x = _normalisation(f"bn{i}")(x)
             if i < len(plan):
                 x = nn.relu(x)
@@ -131,12 +135,15 @@ class ResNet(nn.Module):
                 _in_turn,
                 tuple(
                     Block(
-                        channels, 2 if stage > 1 and i == 0 else 1, bottleneck, caffe,
+                        channels,
+                        2 if stage > 1 and i == 0 else 1,
+                        bottleneck,
+                        caffe,
                         name=f"layer{stage}_{i}",
                     )
                     for i in range(blocks)
                 ),
-            )  # fmt: skip
+            )
             if stage in self.attention_stages:
                 x = TopDownAttention(group, name=f"attention{stage}")(x)
             else:

@@ -99,9 +99,14 @@ def fine_tune(
         _check_records(validation, classes, "for validation")
         precision_of(validation, np.zeros((len(validation), classes)))  # now, not after training
         measure = functools.partial(
-            predict, model, records=validation, batch=batch, size=size, resized=resized,
+            predict,
+            model,
+            records=validation,
+            batch=batch,
+            size=size,
+            resized=resized,
             normalise=normalise,
-        )  # fmt: skip
+        )
 
     optimizer = optax.sgd(learning_rate, momentum)
     step = _step(model, optimizer, normalise, output_layer)
@@ -209,9 +214,14 @@ def _letters(name: str) -> np.ndarray:
 
 
 def _check_numbers(
-    steps: int, batch: int, seed: int, size: int, resized: int, save_every: int,
+    steps: int,
+    batch: int,
+    seed: int,
+    size: int,
+    resized: int,
+    save_every: int,
     validate_every: int | None,
-) -> None:  # fmt: skip
+) -> None:
     numbers = {"steps": steps, "batch": batch, "size": size, "save_every": save_every}
     if validate_every is not None:
         numbers["validate_every"] = validate_every

@@ -226,8 +226,11 @@ def test_the_view_of_a_photograph_is_what_squeezenet_is_shown():
 
 
 LISTED = {
-    "digits": "stage3_block2", "squeezenet": "pool8", "vgg16": "pool4", "resnet18_tdam": "layer4_1",
-}  # fmt: skip
+    "digits": "stage3_block2",
+    "squeezenet": "pool8",
+    "vgg16": "pool4",
+    "resnet18_tdam": "layer4_1",
+}
 
 
 @pytest.mark.parametrize("model", LISTED)

@@ -104,8 +104,8 @@ def weights(tmp_path):
 
 
 def test_voc_by_both_rules_with_a_checkpoint_of_20_classes(capsys, tmp_path, voc, weights):
-    call = ["--data", "voc", "--folder", voc, "--split", "test", "--model", "cifar_resnet20",
-            "--weights", weights, "--methods", "mwp@auto,cam", "--batch", "3"]  # fmt: skip
+    call = ["--folder", voc, "--weights", weights, "--methods", "mwp@auto,cam"]
+    call += "--data voc --split test --model cifar_resnet20 --batch 3".split()
     out = evaluate(capsys, *call, "--out", tmp_path / "paper", "--tolerance", "3")
     assert "3 images, 4 pairs, 2 difficult; within 3 px" in out and "MWP at auto" in out
     found = json.loads((tmp_path / "paper" / "pointing.json").read_text())
@@ -114,15 +114,18 @@ def test_voc_by_both_rules_with_a_checkpoint_of_20_classes(capsys, tmp_path, voc
     # At (14.5, 19.5): in b's dog, half a pixel from a's; far from cat and cow.
     assert centre["all"] == pytest.approx(1 / 3) and centre["difficult"] == 0.5
     assert centre["categories"]["dog"] == {
-        "hits": 2, "pairs": 2, "difficult_hits": 1, "difficult_pairs": 1
-    }  # fmt: skip
+        "hits": 2,
+        "pairs": 2,
+        "difficult_hits": 1,
+        "difficult_pairs": 1,
+    }
     (tmp_path / "short.txt").write_text((tmp_path / "list.txt").read_text()[:41])  # without b and c
-    error = refusal(capsys, "pointing", *call, "--out", tmp_path / "short",
-                    "--difficult", tmp_path / "short.txt")  # fmt: skip
+    short = ["--out", tmp_path / "short", "--difficult", tmp_path / "short.txt"]
+    error = refusal(capsys, "pointing", *call, *short)
     assert "the list of difficult images does not have b" in error
     assert not (tmp_path / "short").exists()
-    out = evaluate(capsys, *call, "--out", tmp_path / "torchray", "--rules", "torchray",
-                   "--difficult", tmp_path / "list.txt", "--tolerance", "3")  # fmt: skip
+    torchray = ["--out", tmp_path / "torchray", "--difficult", tmp_path / "list.txt"]
+    out = evaluate(capsys, *call, *torchray, "--rules", "torchray", "--tolerance", "3")
     assert "2 images, 3 pairs, 2 difficult; below 3 px" in out
     found = json.loads((tmp_path / "torchray" / "pointing.json").read_text())
     assert found["methods"]["centre"]["all"] == 1 / 20  # the dogs; 18 classes are absent
@@ -171,7 +174,7 @@ VOC = ["--data", "voc", "--folder", "none", "--split", "test", "--model", "mobil
         (["pointing", *DIGITS, *OUT, "--process", "1"], "--process belong together"),
         (["pointing", "--data", "digits", "--model", "vgg16", *OUT], "vgg16 needs --weights"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_argument_is_one_line_and_nothing_is_written(
     capsys, tmp_path, monkeypatch, arguments, message
 ):
@@ -196,8 +199,8 @@ def test_a_file_of_other_classes_is_refused(capsys, voc, tmp_path):
 
 
 def test_a_larger_view_and_scores_at_each_position(capsys, tmp_path, voc, weights):
-    call = ["--data", "voc", "--folder", voc, "--split", "test", "--model", "cifar_resnet20",
-            "--weights", weights, "--methods", "c-mwp,gradient", "--batch", "3"]  # fmt: skip
+    call = ["--folder", voc, "--weights", weights, "--methods", "c-mwp,gradient"]
+    call += "--data voc --split test --model cifar_resnet20 --batch 3".split()
     out = evaluate(capsys, *call, "--side", "48", "--fully-convolutional", "--out", tmp_path / "a")
     assert "3 images, 4 pairs" in out
     found = json.loads((tmp_path / "a" / "settings.json").read_text())

@@ -44,9 +44,11 @@ def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
     assert list(found["methods"]) == ["mwp", "c-mwp"] and found["without_known_word"] == 0
     best = found["covered_by_proposals"]
     for method in found["methods"].values():
-        assert found["phrases"] == method["phrases"] == sum(
-            group["phrases"] for group in method["groups"].values()
-        )  # fmt: skip
+        assert (
+            found["phrases"]
+            == method["phrases"]
+            == sum(group["phrases"] for group in method["groups"].values())
+        )
         assert 0 < method["hits@1"] <= method["hits@5"] <= method["hits@10"] <= best
         assert method["recall@5"] == method["hits@5"] / method["phrases"] > 0.4
         assert 0 < method["mean_average_precision_by_group"] < 1
@@ -60,8 +62,9 @@ def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
     write(tmp_path / "words.txt", "\n".join(f"Ziffer{digit}" for digit in range(10)))
     error = refusal(capsys, *call, "--words", tmp_path / "words.txt")
     assert "holds records of other settings (words was " in error
-    out = evaluate(capsys, *DIGITS, *GRID, "--words", tmp_path / "words.txt",
-                   "--out", tmp_path / "german")  # fmt: skip
+    out = evaluate(
+        capsys, *DIGITS, *GRID, "--words", tmp_path / "words.txt", "--out", tmp_path / "german"
+    )
     assert f"{found['phrases']} phrases, {found['phrases']} of them without a known word" in out
     german = json.loads((tmp_path / "german" / "text.json").read_text())
     assert german["methods"]["c-mwp"]["hits@10"] == 0
@@ -108,10 +111,15 @@ def call(tmp_path, flickr):
     )
     metadata = {"model": "cifar_resnet20", "num_classes": 12}
     weight_files.save(tmp_path / "weights", variables, metadata)
-    return ["--data", "flickr30k", "--folder", flickr, "--split", "test", "--batch", "2",
-            "--model", "cifar_resnet20", "--weights", tmp_path / "weights",
-            "--words", tmp_path / "words.txt", "--proposals", tmp_path / "proposals.jsonl",
-            "--out", tmp_path / "run"]  # fmt: skip
+    files = {
+        "--folder": flickr,
+        "--weights": tmp_path / "weights",
+        "--words": tmp_path / "words.txt",
+        "--proposals": tmp_path / "proposals.jsonl",
+        "--out": tmp_path / "run",
+    }
+    call = "--data flickr30k --split test --batch 2 --model cifar_resnet20".split()
+    return call + [part for pair in files.items() for part in pair]
 
 
 def test_flickr30k_with_proposals_from_a_file(capsys, tmp_path, call):
@@ -153,7 +161,7 @@ FINE = line([[0, 0, 9, 9]], "65567")
         ("proposals.jsonl", b"\xff\xfe", "proposals.jsonl is no text in UTF-8"),
         ("proposals.jsonl", FINE, "no proposals for 1 of 2 photographs (36979): add a line for"),
         ("proposals.jsonl", FINE + FINE, "line 2 has 65567 again: take one of its lines out"),
-        ("proposals.jsonl", FINE + line([]), "line 2 has no proposals: expected {\"key\": \"369"),
+        ("proposals.jsonl", FINE + line([]), 'line 2 has no proposals: expected {"key": "369'),
         ("proposals.jsonl", FINE + line([[0, 0, 9]]), "36979 has not four finite numbers for"),
         ("proposals.jsonl", line([[0, 0, 9, float("nan")]]), "not four finite numbers for each"),
         ("proposals.jsonl", line([[0, 0, 9, "?"]]), "line 1 has no proposals: expected"),
@@ -166,7 +174,7 @@ FINE = line([[0, 0, 9, 9]], "65567")
         ("proposals.jsonl", line([[0, 0, 9, 9]], 7), "line 1 has no proposals: expected"),
         ("flickr/test.txt", None, "there is no split"),
     ],
-)  # fmt: skip
+)
 def test_files_that_are_wrong_are_named_and_nothing_is_written(
     capsys, tmp_path, call, file, content, message
 ):
@@ -197,7 +205,7 @@ OUT = [*GRID, "--out", "run"]
         (["--data", "flickr30k", "--model", "digits", *OUT], "needs --folder DIR and --split NAME"),
         (["--data", "digits", "--model", "vgg16", *OUT], "vgg16 needs --words FILE: one word on"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_argument_is_one_line_and_nothing_is_written(
     capsys, tmp_path, monkeypatch, arguments, message
 ):

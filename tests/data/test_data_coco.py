@@ -102,7 +102,8 @@ def test_an_object_without_a_mask_counts_with_its_box(read):
         ({"images": [{"id": 1, "file_name": "x"}] * 2}, ValueError, "two images with the same"),
         (
             {"images": [{"id": 1, "file_name": "x.jpg", "height": 30, "width": 30}]},
-            FileNotFoundError, r"x.jpg, which .*val2014.json lists: put it there",
+            FileNotFoundError,
+            r"x.jpg, which .*val2014.json lists: put it there",
         ),
         ({"annotations": [annotation(9, 1)]}, ValueError, "annotates image 9, but lists none"),
         ({"annotations": [annotation(1, 9)]}, ValueError, "category 9, but lists none"),
@@ -117,10 +118,11 @@ def test_an_object_without_a_mask_counts_with_its_box(read):
         ({"annotations": [annotation(1, 1, segmentation=[[1] * 7])]}, ValueError, "list of x, y, "),
         (
             {"annotations": [annotation(1, 1, segmentation=[[-5e8, 0, 3e8, 0, 3, 3]])]},
-            ValueError, "polygon far outside of the image",
+            ValueError,
+            "polygon far outside of the image",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named(read, changed, error, message):
     with pytest.raises(error, match=message):
         read(**changed)

@@ -40,8 +40,10 @@ def test_captions_and_phrases(folder):
     first, second = dataset[0].captions
     assert str(first) == "Two young guys with shaggy hair look away ."
     assert [str(phrase) for phrase in second.phrases] == [
-        "Two men", "green , long shirts", "a yard",
-    ]  # fmt: skip
+        "Two men",
+        "green , long shirts",
+        "a yard",
+    ]
     shirts = second.phrases[1]
     assert (shirts.entity, shirts.groups, shirts.first) == ("5", ("clothing", "other"), 3)
     assert second.words[3:7] == shirts.words
@@ -72,24 +74,32 @@ def test_boxes_are_the_entities(folder):
         ("Sentences/36979.txt", "a b] c", ValueError, "'b]' ends a phrase that did not begin"),
         ("Sentences/36979.txt", "x\n[1/people b]", ValueError, r"2: '\[1/people' begins no phrase"),
         (
-            "Sentences/36979.txt", "[/EN#1/people a [/EN#2/other b]",
-            ValueError, "a phrase begins within another",
+            "Sentences/36979.txt",
+            "[/EN#1/people a [/EN#2/other b]",
+            ValueError,
+            "a phrase begins within another",
         ),
         ("Annotations/36979.xml", ANNOTATION[:-9], ValueError, "36979.xml is no XML"),
         (
-            "Annotations/36979.xml", annotation_xml(object_xml("x", (1, 1, 2, 2))),
-            ValueError, r"36979.xml has an object with <name> \['x'\]: expected numbers",
+            "Annotations/36979.xml",
+            annotation_xml(object_xml("x", (1, 1, 2, 2))),
+            ValueError,
+            r"36979.xml has an object with <name> \['x'\]: expected numbers",
         ),
         (
-            "Annotations/36979.xml", annotation_xml(object_xml("7")),
-            ValueError, "36979.xml has an object 7 with neither a <bndbox> nor a <scene> of 0 or 1",
+            "Annotations/36979.xml",
+            annotation_xml(object_xml("7")),
+            ValueError,
+            "36979.xml has an object 7 with neither a <bndbox> nor a <scene> of 0 or 1",
         ),
         (
-            "Annotations/36979.xml", annotation_xml(object_xml("7", (1, 1, 2, 99))),
-            ValueError, "36979.xml: the box .* reaches outside of the image",
+            "Annotations/36979.xml",
+            annotation_xml(object_xml("7", (1, 1, 2, 99))),
+            ValueError,
+            "36979.xml: the box .* reaches outside of the image",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named(folder, file, text, error, message):
     (folder / file).unlink() if text is None else (folder / file).write_text(text)
     with pytest.raises(error, match=message):

@@ -23,9 +23,11 @@ def read(folder, ground_truth=None, synsets="synset_words.txt"):
     if ground_truth is not None:
         write(folder / "truth.txt", ground_truth)
     return data.read_imagenet(
-        folder / "val", folder / "boxes", folder / synsets,
+        folder / "val",
+        folder / "boxes",
+        folder / synsets,
         ground_truth=None if ground_truth is None else folder / "truth.txt",
-    )  # fmt: skip
+    )
 
 
 def test_boxes_count_from_zero_and_categories_are_synsets(folder):

@@ -182,7 +182,7 @@ def test_masks_that_do_not_belong_are_named(folder):
             False,
         ),
     ],
-)  # fmt: skip
+)
 def test_the_rule_of_the_difficult_subset(objects, difficult):
     objects = tuple(data.Object(*fields) for fields in objects)
     example = data.Example("a", None, (100, 100), objects)

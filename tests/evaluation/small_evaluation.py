@@ -70,13 +70,21 @@ def evaluate(directory: Path, pause: float = 0.0) -> None:
     played = game()
 
     store = Store(
-        directory, {"data": DATASET.name}, count=SCENES, shape=played.shape, dtype="uint8",
+        directory,
+        {"data": DATASET.name},
+        count=SCENES,
+        shape=played.shape,
+        dtype="uint8",
         batch=BATCH,
-    )  # fmt: skip
+    )
     complete = runner.run(
-        played, jax.tree.map(jnp.asarray, variables()), DATASET, OWN, store,
+        played,
+        jax.tree.map(jnp.asarray, variables()),
+        DATASET,
+        OWN,
+        store,
         on_progress=lambda done, total: time.sleep(pause),
-    )  # fmt: skip
+    )
     if complete:
         titles = {"mwp": "MWP", "red": "red", "centre": "centre"}
         counts = pointing.count(store.blocks())

@@ -92,9 +92,11 @@ def records_of(experiment, heats, batch):
     for first in range(0, len(experiment.dataset), batch):
         examples = list(experiment.dataset)[first : first + batch]
         rows = Batch(
-            np.zeros((batch, SIDE, SIDE, 3), np.float32), np.zeros(batch, bool),
-            np.arange(first, first + batch), np.zeros((batch, 4)),
-        )  # fmt: skip
+            np.zeros((batch, SIDE, SIDE, 3), np.float32),
+            np.zeros(batch, bool),
+            np.arange(first, first + batch),
+            np.zeros((batch, 4)),
+        )
         rows.images[: len(examples), 0, 0, 0] = np.arange(first, first + len(examples))
         outputs = experiment.compute(jnp.asarray(heats), experiment.inputs(examples, rows))
         outputs = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(examples)], outputs)  # noqa: B023
@@ -126,8 +128,9 @@ def test_counts_equal_those_of_loops(made, batch, every):
         pairs = list(boxes.outcomes(blocks, experiment, every, [a, 0]))
         assert len(pairs) == counts.pairs[1].sum() and {p.place for p in pairs} <= set(rest)
         assert [sum(pair.hits[m] for pair in pairs) for m in (0, 1)] == [
-            counts.right[0, 1, a].sum(), counts.right[1, 1, 0].sum()
-        ]  # fmt: skip
+            counts.right[0, 1, a].sum(),
+            counts.right[1, 1, 0].sum(),
+        ]
     # The whole photograph's box does not depend on the map or alpha.
     assert (counts.right[1] == counts.right[1, :, :1]).all()
 
@@ -198,8 +201,8 @@ def evaluate(capsys, *arguments):
 
 
 def test_digits_from_the_command_line_and_a_run_is_continued(capsys, tmp_path):
-    call = ["--data", "digits", "--model", "digits", "--limit", "12", "--batch", "4",
-            "--methods", "c-mwp", "--gallery", "0", "--out", tmp_path / "run"]  # fmt: skip
+    call = "--data digits --model digits --limit 12 --batch 4 --methods c-mwp --gallery 0".split()
+    call += ["--out", tmp_path / "run"]
     code, out, err = evaluate(capsys, *call, "--held-out", "3", "--gallery", "2")
     assert code == 0 and err == "", err
     assert "gallery/index.html" in out and "fare otherwise" not in out
@@ -238,12 +241,10 @@ def test_imagenet_in_its_own_layout(capsys, tmp_path):
     )
     metadata = {"model": "cifar_resnet20", "num_classes": 10}
     weight_files.save(tmp_path / "weights", variables, metadata)
-    code, out, err = evaluate(
-        capsys, "--data", "imagenet", "--folder", tmp_path / "val", "--annotations",
-        tmp_path / "boxes", "--synsets", tmp_path / "synsets.txt", "--model", "cifar_resnet20",
-        "--weights", tmp_path / "weights", "--held-out", "2", "--out", tmp_path / "run",
-        "--methods", "mwp", "--gallery", "1",
-    )  # fmt: skip
+    call = "--data imagenet --model cifar_resnet20 --held-out 2 --methods mwp --gallery 1".split()
+    call += ["--folder", tmp_path / "val", "--annotations", tmp_path / "boxes"]
+    call += ["--synsets", tmp_path / "synsets.txt", "--weights", tmp_path / "weights"]
+    code, out, err = evaluate(capsys, *call, "--out", tmp_path / "run")
     assert code == 0, err
     assert "boxes, ImageNet validation: 2 images, 2 pairs" in out
     assert "the whole photograph" in out and "(0/2)" in out

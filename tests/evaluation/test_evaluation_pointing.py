@@ -108,10 +108,8 @@ def records_of(game, dataset, found, batch):
         rows = Batch(images, np.zeros(batch, bool), np.full(batch, -1), windows)
         classes = game.inputs(examples, rows).classes
         places = np.array(
-            [
-                [[found[first + row, c] for c in classes[row]]] for row in range(len(examples))
-            ]
-        )  # fmt: skip
+            [[[found[first + row, c] for c in classes[row]]] for row in range(len(examples))]
+        )
         finite = np.ones((len(examples), 1), bool)
         made.append(game.records(examples, pointing.Points(places, finite)))
     return made
@@ -119,9 +117,11 @@ def records_of(game, dataset, found, batch):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    games(), st.sampled_from([PAPER, TORCHRAY]), st.sampled_from([0.0, 1, 2.5, 5, 15]),
+    games(),
+    st.sampled_from([PAPER, TORCHRAY]),
+    st.sampled_from([0.0, 1, 2.5, 5, 15]),
     st.integers(1, 3),
-)  # fmt: skip
+)
 def test_scores_equal_those_of_loops(game, rules, tolerance, batch):
     dataset, found = game
     rules = Rules(tolerance, rules.strict, rules.all_difficult, rules.absent_as_zero)
@@ -178,9 +178,11 @@ def ask(heats, windows, sizes, canvas, blur=0.0, side=12):
     heats = jnp.asarray(heats, jnp.float32)
     count, k = heats.shape[:2]
     questions = Questions(
-        jnp.zeros((count, side, side, 3)), jnp.zeros((count, k), jnp.int32),
-        jnp.asarray(windows, jnp.float32), jnp.asarray(sizes, jnp.int32),
-    )  # fmt: skip
+        jnp.zeros((count, side, side, 3)),
+        jnp.zeros((count, k), jnp.int32),
+        jnp.asarray(windows, jnp.float32),
+        jnp.asarray(sizes, jnp.int32),
+    )
     run = jax.jit(lambda heats: points({"m": lambda *_: heats}, None, questions, canvas, blur))
     found = run(heats)
     return np.asarray(found.places)[:, 0], np.asarray(found.finite)[:, 0]
@@ -227,8 +229,12 @@ def test_a_map_that_is_not_finite_is_refused_by_name():
     game = PointingGame(
         dataset, {"fine": lambda v, x, c: jnp.ones((*c.shape, 3, 3)), "bad": broken}
     )
-    batch = Batch(np.zeros((1, 6, 6, 3), np.float32), np.ones(1, bool), np.zeros(1, np.int64),
-                  np.array([[0.0, 0, 6, 6]]))  # fmt: skip
+    batch = Batch(
+        np.zeros((1, 6, 6, 3), np.float32),
+        np.ones(1, bool),
+        np.zeros(1, np.int64),
+        np.array([[0.0, 0, 6, 6]]),
+    )
     outputs = jax.device_get(game.compute(None, game.inputs([example], batch)))
     with pytest.raises(ValueError, match="bad made a map of 000007 that is not finite"):
         game.records([example], outputs)
@@ -238,10 +244,14 @@ def test_the_table_has_scores_hits_and_what_was_published():
     hits = np.array([[[1, 0, 3, 0], [0, 0, 1, 0]], [[0, 1, 1, 0], [0, 0, 0, 0]]])
     total = np.array([[[2, 1, 3, 0], [1, 0, 1, 0]]] * 2)
     table = PointingTable(
-        "VOC2007 test", CLASSES, {"c-mwp": "c-MWP", "centre": "centre"},
-        pointing.Counts(hits, total), 4, published={"c-mwp": (79.9, 66.5)},
+        "VOC2007 test",
+        CLASSES,
+        {"c-mwp": "c-MWP", "centre": "centre"},
+        pointing.Counts(hits, total),
+        4,
+        published={"c-mwp": (79.9, 66.5)},
         published_for="VGG16",
-    )  # fmt: skip
+    )
     text = str(table)
     assert "4 images, 6 pairs, 2 difficult; within 15 px" in text
     assert "c-MWP   50.0  (4/6)       50.0  (1/2)       79.9 / 66.5" in text

@@ -127,9 +127,12 @@ def phrase(words, entity, *groups):
 def example(key, captions, objects, size=(SIDE, SIDE)):
     parts = tuple(Caption((), tuple(own)) for own in captions)
     return CaptionedExample(
-        key, None, size, tuple(Object(entity, tuple(map(float, box))) for entity, box in objects),
+        key,
+        None,
+        size,
+        tuple(Object(entity, tuple(map(float, box))) for entity, box in objects),
         captions=parts,
-    )  # fmt: skip
+    )
 
 
 @st.composite
@@ -251,10 +254,13 @@ def test_scores_are_sums_of_resized_maps(window, gamma):
     boxes[:20] = boxes[:20].round()
     found = np.asarray(
         text.region_scores(
-            jnp.asarray(heat), jnp.asarray(boxes, jnp.float32), jnp.asarray(window),
-            canvas=(24, 32), gamma=gamma,
+            jnp.asarray(heat),
+            jnp.asarray(boxes, jnp.float32),
+            jnp.asarray(window),
+            canvas=(24, 32),
+            gamma=gamma,
         )
-    )  # fmt: skip
+    )
     x0, y0, x1, y1 = map(int, window)
     spread = np.zeros((2, 24, 36))
     spread[:, y0 + 2 : y1 + 2, x0:x1] = maps.resize(jnp.asarray(heat), (y1 - y0, x1 - x0))
@@ -292,14 +298,24 @@ PLAIN = Preprocessing((0.0,) * 3, (255.0,) * 3, resize=96, crop=None, warp=True)
 
 
 def experiment_of(**changed):
-    own = {"words": {word: place for place, word in enumerate(NUMERALS)}, "limit": 500,
-           "proposals": proposals.Grid(), **changed}  # fmt: skip
+    own = {
+        "words": {word: place for place, word in enumerate(NUMERALS)},
+        "limit": 500,
+        "proposals": proposals.Grid(),
+        **changed,
+    }
     return TextToRegion(SCENES, {"patches": patches}, **own)
 
 
 def store_of(directory, experiment, batch=3):
-    return Store(directory, {"of": "scenes"}, count=len(SCENES), batch=batch,
-                 shape=experiment.shape, dtype=experiment.dtype)  # fmt: skip
+    return Store(
+        directory,
+        {"of": "scenes"},
+        count=len(SCENES),
+        batch=batch,
+        shape=experiment.shape,
+        dtype=experiment.dtype,
+    )
 
 
 def records_of(directory, experiment=None, batch=3, **options):

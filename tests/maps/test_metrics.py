@@ -209,10 +209,14 @@ def test_insertion_and_deletion_are_a_loop_over_pixels(heats, steps):
 def compiled(steps):
     return jax.jit(
         lambda images, heats, insertion, deletion: metrics.insertion_deletion(
-            score_fn, images, heats, steps=steps, insertion_baseline=insertion,
+            score_fn,
+            images,
+            heats,
+            steps=steps,
+            insertion_baseline=insertion,
             deletion_baseline=deletion,
         )
-    )  # fmt: skip
+    )
 
 
 def test_the_baselines_are_the_blurred_image_and_zeros():

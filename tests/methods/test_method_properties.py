@@ -479,10 +479,15 @@ def normalised(x: jax.Array) -> jax.Array:
 
 
 ACTIVATIONS = {
-    "gelu": jax.nn.gelu, "softplus": jax.nn.softplus, "celu": jax.nn.celu,
-    "hard_swish": jax.nn.hard_swish, "softmax": jax.nn.softmax, "LayerNorm": normalised,
-    "leaky": lambda x: jnp.maximum(x, 0.1 * x), "floor": lambda x: jnp.maximum(x, -0.2),
-}  # fmt: skip
+    "gelu": jax.nn.gelu,
+    "softplus": jax.nn.softplus,
+    "celu": jax.nn.celu,
+    "hard_swish": jax.nn.hard_swish,
+    "softmax": jax.nn.softmax,
+    "LayerNorm": normalised,
+    "leaky": lambda x: jnp.maximum(x, 0.1 * x),
+    "floor": lambda x: jnp.maximum(x, -0.2),
+}
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

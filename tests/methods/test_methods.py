@@ -19,19 +19,20 @@ from excitation_jax import methods
 NAMES = methods.names()
 #: As few passes as will do.
 FEW = {
-    "smoothgrad": {"samples": 2}, "integrated-gradients": {"steps": 3}, "rise": {"masks": 6},
+    "smoothgrad": {"samples": 2},
+    "integrated-gradients": {"steps": 3},
+    "rise": {"masks": 6},
     "feedback": {"iterations": 2},
-}  # fmt: skip
-AT_THE_INPUT = {
-    "gradient", "c-gradient", "input-x-gradient", "smoothgrad", "integrated-gradients",
-    "deconvnet", "c-deconvnet", "guided-backprop", "lrp", "lrp-epsilon", "lrp-gamma", "lrp-zplus",
-    "lrp-alpha-beta", "rise", "feedback",
-}  # fmt: skip
+}
+AT_THE_INPUT = set(
+    "gradient c-gradient input-x-gradient smoothgrad integrated-gradients deconvnet c-deconvnet "
+    "guided-backprop lrp lrp-epsilon lrp-gamma lrp-zplus lrp-alpha-beta rise feedback".split()
+)
 #: One of those that differ in their rules, or a line of arithmetic, only.
-DIFFERENT = [
-    "c-mwp", "c-mwp-post-norm", "gradient", "smoothgrad", "integrated-gradients",
-    "guided-backprop", "lrp", "c-cam", "grad-cam", "rise", "feedback", "winner-take-all",
-]  # fmt: skip
+DIFFERENT = (
+    "c-mwp c-mwp-post-norm gradient smoothgrad integrated-gradients guided-backprop lrp c-cam "
+    "grad-cam rise feedback winner-take-all".split()
+)
 KEYS = jax.random.split(jax.random.key(0), 6)
 PARAMS = {
     "low": jax.random.normal(KEYS[0], (3, 3, 3, 4)) / 3,
@@ -184,9 +185,11 @@ def test_one_array_is_explained(name: str) -> None:
 def test_options_out_of_range(name: str) -> None:
     function = methods.get(name).function
     wrong = {
-        "smoothgrad": [{"samples": 0}, {"noise": -0.1}], "integrated-gradients": [{"steps": 0}],
-        "rise": [{"masks": 0}, {"cells": 0}, {"kept": 1.0}], "feedback": [{"iterations": 0}],
-    }  # fmt: skip
+        "smoothgrad": [{"samples": 0}, {"noise": -0.1}],
+        "integrated-gradients": [{"steps": 0}],
+        "rise": [{"masks": 0}, {"cells": 0}, {"kept": 1.0}],
+        "feedback": [{"iterations": 0}],
+    }
     for options in wrong.get(name, []):
         with pytest.raises(ValueError, match="needs .* >= 1"):
             function(network, PARAMS, X, 0, **options)

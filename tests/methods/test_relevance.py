@@ -190,10 +190,11 @@ RULES = {
     "alpha 1.5 beta 0.5": (lrp_rules(AlphaBeta(1.5, 0.5)), every(alpha_beta(1.5, 0.5))),
     "gamma": (lrp_rules(Gamma(0.25)), every(gamma(0.25))),
     "composite": (
-        lrp_rules(Epsilon(0.01), Gamma(1.0), Flat()), every(epsilon(0.01), gamma(1.0), flat),
+        lrp_rules(Epsilon(0.01), Gamma(1.0), Flat()),
+        every(epsilon(0.01), gamma(1.0), flat),
     ),
     "flat": (lrp_rules(Flat()), every(flat)),
-}  # fmt: skip
+}
 
 
 def every_relevance(
@@ -537,8 +538,10 @@ def test_a_sum_over_devices_is_refused() -> None:
         by_row, by_column = PartitionSpec("model"), PartitionSpec(None, "model")
         part = jax.shard_map(
             lambda w, x: lax.psum(x @ w, "model"),
-            mesh=mesh, in_specs=(by_row, by_column), out_specs=PartitionSpec(),
-        )  # fmt: skip
+            mesh=mesh,
+            in_specs=(by_row, by_column),
+            out_specs=PartitionSpec(),
+        )
         return part(w, x)
 
     with pytest.raises(ej.UnsupportedPrimitiveError, match="psum.* at .*test_relevance.py") as e:

@@ -89,11 +89,15 @@ def test_timms_names(name: str) -> None:
         spec = dataclasses.replace(spec, network=functools.partial(models.VGG16, width=1 / 32))
     arrays = released(spec, "torchvision")
     renamed = {
-        {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2",
-         "classifier.6": "head.fc"}.get(key.rpartition(".")[0], key.rpartition(".")[0])
-        + "." + key.rpartition(".")[2]: array
+        {
+            "classifier.0": "pre_logits.fc1",
+            "classifier.3": "pre_logits.fc2",
+            "classifier.6": "head.fc",
+        }.get(key.rpartition(".")[0], key.rpartition(".")[0])
+        + "."
+        + key.rpartition(".")[2]: array
         for key, array in arrays.items()
-    }  # fmt: skip
+    }
     for key, window in (("pre_logits.fc1.weight", 7), ("pre_logits.fc2.weight", 1)):
         if key in renamed:
             rows = renamed[key]
@@ -139,8 +143,10 @@ def test_import_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     same(variables, models.convert(models.get(SMALL), arrays))
     assert model == models.get(SMALL).build()
     assert weight_files.metadata(out) == {
-        "model": SMALL, "num_classes": 1000, "imported_from": "weights.safetensors",
-    }  # fmt: skip
+        "model": SMALL,
+        "num_classes": 1000,
+        "imported_from": "weights.safetensors",
+    }
 
     assert run("import-weights", path, "--model", SMALL, "--out", out) == 2
     assert "exists: give another directory" in capsys.readouterr().err

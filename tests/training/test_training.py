@@ -228,9 +228,16 @@ def test_only_the_output_layer_changes_and_the_loss_falls(records, variables):
 
     before = jax.tree.map(np.array, variables)
     tuned = training.fine_tune(
-        Small(), variables, records, steps=60, learning_rate=0.5, validation=records,
-        validate_every=25, on_step=on_step, **SETTINGS,
-    )  # fmt: skip
+        Small(),
+        variables,
+        records,
+        steps=60,
+        learning_rate=0.5,
+        validation=records,
+        validate_every=25,
+        on_step=on_step,
+        **SETTINGS,
+    )
     assert losses[0] == pytest.approx(3 * np.log(2)) and np.mean(losses[-10:]) < 0.5 * losses[0]
     assert [i + 1 for i, p in enumerate(precisions) if p is not None] == [25, 50, 60]
     assert precisions[-1] > 0.9

@@ -84,6 +84,10 @@ class BoxGallery(PairGallery):
             "not see is dark."
         )
         return Page(
-            f"Boxes, {self.dataset.name}", (legend, CHOICE), facts, rows,
-            "Errors of the photographs that were not held out.", sections,
-        )  # fmt: skip
+            f"Boxes, {self.dataset.name}",
+            (legend, CHOICE),
+            facts,
+            rows,
+            "Errors of the photographs that were not held out.",
+            sections,
+        )

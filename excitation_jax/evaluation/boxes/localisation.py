@@ -174,9 +174,11 @@ def count(blocks: Iterable[NDArray[np.uint32]], experiment: BoxLocalisation, eve
 
 
 def outcomes(
-    blocks: Iterable[NDArray[np.uint32]], experiment: BoxLocalisation, every: int,
+    blocks: Iterable[NDArray[np.uint32]],
+    experiment: BoxLocalisation,
+    every: int,
     best: Sequence[int],
-) -> Iterator[Outcome]:  # fmt: skip
+) -> Iterator[Outcome]:
     """The pairs that are not held out, in order: whose box is right.
 
     Args:

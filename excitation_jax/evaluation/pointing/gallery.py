@@ -83,8 +83,11 @@ class PointingGallery(PairGallery):
             for subset in (0, 1):
                 hits, pairs = (int(part[place, subset].sum()) for part in table.counts)
                 low, high = table.interval(place, subset)
-                row += [percent(table.score(place, subset)), f"{hits} / {pairs}",
-                        f"{percent(low)} to {percent(high)}"]  # fmt: skip
+                row += [
+                    percent(table.score(place, subset)),
+                    f"{hits} / {pairs}",
+                    f"{percent(low)} to {percent(high)}",
+                ]
             rows.append(row)
         legend = (
             "A picture is the photograph in grey with the map over it, clear where it is small and "

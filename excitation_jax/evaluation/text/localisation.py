@@ -205,9 +205,13 @@ class TextToRegion:
 
 
 def region_scores(
-    maps: jax.Array, proposals: jax.Array, window: jax.Array, *, canvas: tuple[int, int],
+    maps: jax.Array,
+    proposals: jax.Array,
+    window: jax.Array,
+    *,
+    canvas: tuple[int, int],
     gamma: float,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """S_R / A_R^gamma of each proposal and each map of a photograph.
 
     Maps are resized bicubically to what they show of the photograph, which is linear in rows and in
@@ -229,9 +233,13 @@ def region_scores(
         cells = maps.shape[1 + axis]
         first, last = 1 - axis, 3 - axis  # in a box: y before rows, x before columns
         kernel = jax.image.scale_and_translate(
-            jnp.eye(cells, dtype=jnp.float32), (pixels, cells), (0,),
-            (window[last] - window[first])[None] / cells, window[first][None], "bicubic",
-        )  # fmt: skip
+            jnp.eye(cells, dtype=jnp.float32),
+            (pixels, cells),
+            (0,),
+            (window[last] - window[first])[None] / cells,
+            window[first][None],
+            "bicubic",
+        )
         centres = jnp.arange(pixels) + 0.5
         inside = (centres >= proposals[:, first, None]) & (centres < proposals[:, last, None])
         sums.append(jnp.matmul(inside.astype(jnp.float32), kernel, precision="highest"))

@@ -149,8 +149,9 @@ def _paired(
 
 def _parts(scores: MethodScores, phrase: Phrase) -> list[Found]:
     """What a phrase belongs to."""
-    groups = [scores.groups[group] for group in dict.fromkeys(phrase.groups)
-              if group in scores.groups]  # fmt: skip
+    groups = [
+        scores.groups[group] for group in dict.fromkeys(phrase.groups) if group in scores.groups
+    ]
     same = scores.by_phrase.setdefault(str(phrase).casefold(), Found())
     return [scores.everything, *groups, same]
 

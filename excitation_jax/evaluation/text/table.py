@@ -48,9 +48,13 @@ class TextTable:
         for title, method in zip(self.methods.values(), own.methods, strict=True):
             found = method.everything
             rows.append(
-                [title, *self._recalls(found), percent(method.mean_by_group()),
-                 percent(method.mean_by_phrase())]
-            )  # fmt: skip
+                [
+                    title,
+                    *self._recalls(found),
+                    percent(method.mean_by_group()),
+                    percent(method.mean_by_phrase()),
+                ]
+            )
         best = own.covered / own.phrases if own.phrases else math.nan
         at_best = [percent(best), f"({own.covered}/{own.phrases})"]
         rows.append(["best possible", *at_best * len(RANKS), "", ""])
