@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
     from . import data, digits, evaluation, maps, methods, models, rules, training
-    from .engine.errors import UnsupportedPrimitiveError
-    from .engine.transform import excite
+    from .engine.excite import excite
+    from .engine.plan import UnsupportedPrimitiveError
     from .explain import markov
     from .explain.calls import Excitation, attention_map, excitation_vjp, layers, tag
     from .explain.layer_table import Layer
@@ -66,8 +66,8 @@ __all__ = [
 
 #: Names by the module that defines them.
 _DEFINED = {
-    "engine.errors": ("UnsupportedPrimitiveError",),
-    "engine.transform": ("excite",),
+    "engine.excite": ("excite",),
+    "engine.plan": ("UnsupportedPrimitiveError",),
     "explain.calls": ("Excitation", "attention_map", "excitation_vjp", "layers", "tag"),
     "explain.layer_table": ("Layer",),
     "explain.nnx": ("nnx_fn",),

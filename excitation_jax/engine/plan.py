@@ -3,20 +3,58 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from ..program import compat
+import jax.numpy as jnp
+
+from ..program import activity, compat, roles
 from ..program.facts import FactTable
-from ..program.hidden import Hidden
 from ..program.trace import Op, Program, Value
-from ..rules.elementwise import Product
-from ..rules.rule import Flow, Inside, Refuse, Site, Step, Structure, Through
+from ..program.walk import borders, computed_from, programs
+from ..rules.rule import Flow, Inside, Refuse, Site, Step
 from ..rules.ruleset import RuleSet
-from .errors import UnsupportedPrimitiveError
-from .initial import find_initial
-from .orientation import SignReader, orientations
-from .tail import TailReader, tails
+from .direction import find_signs
+
+
+class UnsupportedPrimitiveError(NotImplementedError):
+    """Operations on the path from the output to the explained input have no rule.
+
+    Raised while the model is traced, before anything is computed. Lists every such
+    operation of the whole model with its module path and source line.
+
+    Attributes:
+      operations: one ``(primitive name, module path, source line, reason)`` each.
+      primitives: their primitives, the keys of `RuleSet.replace`.
+    """
+
+    def __init__(self, operations: list[tuple[Any, str, str, str]]):
+        self.primitives = tuple(dict.fromkeys(primitive for primitive, *_ in operations))
+        self.operations = [(primitive.name, *rest) for primitive, *rest in operations]
+        lines = [
+            f"{len(operations)} operation(s) between the model's output and the explained "
+            "input have no excitation rule:"
+        ]
+        for primitive, path, source, reason in self.operations:
+            lines.append(f"  {primitive} in {path or '(top level)'} at {source}: {reason}")
+        lines.append(
+            "Supply a rule with rules.replace({primitive: rule}), where rule(call, p) returns "
+            "the probability of each operand (see excitation_jax.rules.RuleSet; the primitives "
+            "are in this error's .primitives), or explain a layer above these operations."
+        )
+        super().__init__("\n".join(lines))
+
+
+def check_floating(x: Any, what: str) -> None:
+    """Raises `TypeError` unless ``x`` has real floating-point elements."""
+    dtype = jnp.result_type(x)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{what} is {dtype}, and probabilities flow only to floating-point values (and to "
+            "tokens, in excitation_vjp): convert it (and apply the model's pre-processing) first, "
+            "e.g. x.astype(jnp.float32)"
+        )
 
 
 @dataclass(eq=False)
@@ -28,9 +66,9 @@ class Plan:
         included.
       reached: values on the signal path: probability may arrive at them.
       behind: for the inputs of loops' and branches' bodies, the values that they stand for.
-      hidden: which elements are constants behind a mask (see hidden.py).
-      orientations: which values have a constant scale behind them (see orientation.py).
       refused: operations on the signal path without a rule, and why.
+      companions: for values of which some elements are constants, as is known only when the model
+        runs, the value that says which (see `activity`): those that some rule wants to know.
       upper, lower: in a contrastive pass, the values that probability reaches before and after
         it has met the first affine operation; a value may be in both. In an ordinary pass all
         are in ``lower``.
@@ -41,21 +79,14 @@ class Plan:
     steps: dict[Op, Step] = field(default_factory=dict)
     reached: set[Value] = field(default_factory=set)
     behind: dict[Value, list[Value]] = field(default_factory=dict)
-    orientations: dict[Value, SignReader] = field(default_factory=dict)
     refused: dict[Op, str] = field(default_factory=dict)
+    companions: dict[Value, Value] = field(default_factory=dict)
     upper: set[Value] = field(default_factory=set)
     lower: set[Value] = field(default_factory=set)
 
-    def __post_init__(self) -> None:
-        self.hidden = Hidden(self.facts)
-
-    def sources(self, step: Step) -> tuple[Value, ...]:
-        """The values that an operation sends its probability to."""
-        return _sources(step)
-
     def path(self, program: Program, op: Op) -> str:
         """The module that an operation belongs to: by its scope, or by the parameters it reads."""
-        return program.module_path(op) or self.facts.owner(op) or ""
+        return program.module_path(op) or self.facts.module(op) or ""
 
     def phases(self, value: Value) -> tuple[bool, ...]:
         """In which phases probability arrives: True before it met the first affine operation."""
@@ -71,11 +102,11 @@ class Plan:
         step = None if op is None else self.steps.get(op)
         if op is None or step is None:
             return ()
-        if isinstance(step.plan, Inside):
-            assert op.nest is not None
-            ends = [body.outputs[op.outputs.index(value)] for body in op.nest.bodies]
+        if isinstance(step.route, Inside):
+            at = op.outputs.index(value)
+            ends = [border.exits[at].inner for border in borders(op)]
             return [end for end in ends if end in self.reached]
-        return _sources(step)
+        return step.sources
 
     @functools.cached_property
     def contrasted(self) -> list[Op]:
@@ -101,7 +132,7 @@ class Plan:
 
     def below(self, ops: Iterable[Op]) -> set[Value]:
         """The values that these operations send probability to, however indirectly."""
-        pending = [value for op in ops for value in _sources(self.steps[op])]
+        pending = [value for op in ops for value in self.steps[op].sources]
         found: set[Value] = set()
         while pending:
             value = pending.pop()
@@ -118,7 +149,7 @@ class Plan:
         steps = [self.steps[op] for op in self.program.ops if op in self.steps]
         last_use: dict[Value, int] = {}
         for step in steps:
-            for value in _sources(step):
+            for value in step.sources:
                 last_use[value] = max(last_use.get(value, -1), step.site.op.index)
         last_use.update(dict.fromkeys(self.program.outputs, len(self.program.ops)))
         latest = max((last_use.get(value, -1) for value in self.program.inputs), default=-1)
@@ -137,8 +168,7 @@ class Plan:
         Raises:
           UnsupportedPrimitiveError: naming every operation that has none.
         """
-        above = set(explained)
-        _spread_upwards(self.program, above)
+        above = computed_from(self.program, explained)
         missing = [
             (op.primitive, self.path(program, op), op.source, self.refused[op])
             for program, op in self.program.all_ops()
@@ -146,26 +176,6 @@ class Plan:
         ]
         if missing:
             raise UnsupportedPrimitiveError(missing)
-
-
-def _spread_upwards(program: Program, above: set[Value]) -> None:
-    """Adds everything that is computed from the values in ``above``."""
-    for op in program.ops:
-        if op.nest is None:
-            if above.intersection(op.inputs):
-                above.update(op.outputs)
-            continue
-        for body in op.nest.bodies:
-            outer = zip(body.inputs, op.inputs[op.nest.offset :], strict=True)
-            above.update(inner for inner, value in outer if value in above)
-            _spread_upwards(body, above)
-            handed = {body.inputs[i] for o, i in op.nest.carries if body.outputs[o] in above}
-            while not handed <= above:
-                above |= handed
-                _spread_upwards(body, above)
-                handed = {body.inputs[i] for o, i in op.nest.carries if body.outputs[o] in above}
-            ends = zip(op.outputs, body.outputs, strict=True)
-            above.update(value for value, inner in ends if inner in above)
 
 
 def analyse(
@@ -196,26 +206,30 @@ def analyse(
             "nothing to send probability down from"
         )
     _plan_program(plan, program, rules)
-    _look_behind(plan)
     plan.lower = set(plan.reached)
+    contrasted: Sequence[Op] = ()
     if contrastive:
-        if not plan.contrasted:
-            raise ValueError(
-                "a contrastive map needs an affine operation (a dense layer or a convolution "
-                "with learned weights) below the output, and this model has none"
-            )
-        without = next((o for o in plan.contrasted if not plan.steps[o].rule.contrasts), None)
-        if without is not None:
-            raise ValueError(
-                f"the rules {rules.name} have no contrast ({plan.steps[without].rule.equation} at "
-                f"{without.source}), which is Excitation Backprop's: give contrastive=False, or "
-                "see excitation_jax.methods.contrastive"
-            )
+        contrasted = _check_contrast(plan, rules)
         _, plan.upper = plan.affine_below(program.outputs)
-        plan.lower = plan.below(plan.contrasted)
-        for op in plan.contrasted:
-            plan.steps[op].contrastive = True
+        plan.lower = plan.below(contrasted)
+    _look_around(plan, frozenset(contrasted))
     return plan
+
+
+def _check_contrast(plan: Plan, rules: RuleSet) -> Sequence[Op]:
+    if not plan.contrasted:
+        raise ValueError(
+            "a contrastive map needs an affine operation (a dense layer or a convolution "
+            "with learned weights) below the output, and this model has none"
+        )
+    without = next((o for o in plan.contrasted if not plan.steps[o].rule.contrasts), None)
+    if without is not None:
+        raise ValueError(
+            f"the rules {rules.name} have no contrast ({plan.steps[without].rule.equation} at "
+            f"{without.source}), which is Excitation Backprop's: give contrastive=False, or "
+            "see excitation_jax.methods.contrastive"
+        )
+    return plan.contrasted
 
 
 def _plan_program(plan: Plan, program: Program, rules: RuleSet) -> None:
@@ -227,23 +241,21 @@ def _plan_program(plan: Plan, program: Program, rules: RuleSet) -> None:
         site = Site(op, plan.facts, path)
         call = op.params["name"] if op.primitive is compat.jit_p else None
         rule = rules.rule_for(op.primitive, path, call)
-        what = Refuse(compat.why_unknown(op.primitive)) if rule is None else rule.plan(site)
-        if isinstance(what, Inside):
-            what = _plan_inside(plan, op, rules)
-        if isinstance(what, Refuse):
-            plan.refused[op] = what.reason
+        route = Refuse(compat.why_unknown(op.primitive)) if rule is None else rule.route(site)
+        if isinstance(route, Inside):
+            route = _plan_inside(plan, op, rules)
+        if isinstance(route, Refuse):
+            plan.refused[op] = route.reason
             # Go on through everything it reads, to name all offenders at once.
             plan.reached.update(v for v in op.inputs if plan.facts[v].active and v.inexact)
             continue
         assert rule is not None
-        step = plan.steps[op] = Step(site, rule, what)
-        plan.reached.update(_sources(step))
+        step = plan.steps[op] = Step(site, rule, route)
+        plan.reached.update(step.sources)
 
 
 def _plan_inside(plan: Plan, op: Op, rules: RuleSet) -> Inside | Refuse:
     """Plans the bodies of a loop, branch or shard_map; a loop until its carries are settled."""
-    nest = op.nest
-    assert nest is not None
 
     def reach(value: Value) -> bool:
         new = value.literal is None and value not in plan.reached and plan.facts[value].active
@@ -251,100 +263,76 @@ def _plan_inside(plan: Plan, op: Op, rules: RuleSet) -> Inside | Refuse:
             plan.reached.add(value)
         return new
 
-    for body in nest.bodies:
-        for outer, inner in zip(op.outputs, body.outputs, strict=True):
-            if outer in plan.reached:
-                reach(inner)
-        _plan_program(plan, body, rules)
-        while any(
-            [reach(body.outputs[o]) for o, i in nest.carries if body.inputs[i] in plan.reached]
-        ):
-            _plan_program(plan, body, rules)
-        for i, (inner, outer) in enumerate(zip(body.inputs, op.inputs[nest.offset :], strict=True)):
-            if inner not in plan.reached:
-                continue
-            plan.behind[inner] = [outer] if plan.facts[outer].active else []
-            handed = [body.outputs[o] for o, into in nest.carries if into == i]
-            plan.behind[inner] += [value for value in handed if value in plan.reached]
-    positions = [
-        i + nest.offset
-        for body in nest.bodies
-        for i, inner in enumerate(body.inputs)
-        if inner in plan.reached and plan.facts[op.inputs[i + nest.offset]].active
-    ]
-    hidden = any(inner in plan.refused for body in nest.bodies for _, inner in body.all_ops())
-    if not positions and not hidden:
+    positions, refused = set(), False
+    for border in borders(op):
+        for exit in border.exits:
+            if exit.outer in plan.reached:
+                reach(exit.inner)
+        _plan_program(plan, border.body, rules)
+        while any([reach(out) for out, into in border.handed if into in plan.reached]):
+            _plan_program(plan, border.body, rules)
+        for entry in border.entries:
+            if entry.inner in plan.reached:
+                active = plan.facts[entry.outer].active
+                handed = [out for out, into in border.handed if into is entry.inner]
+                plan.behind[entry.inner] = [entry.outer] if active else []
+                plan.behind[entry.inner] += [value for value in handed if value in plan.reached]
+                positions |= {entry.position} if active else set()
+        refused = refused or any(inner in plan.refused for _, inner in border.body.all_ops())
+    if not positions and not refused:
         return Refuse("only its condition depends on the explained input, not what it returns")
-    return Inside(tuple(sorted(set(positions))))
+    return Inside(tuple(sorted(positions)))
 
 
-def _look_behind(plan: Plan) -> None:
-    consumers: dict[Value, list[Op]] = {}
+def _look_around(plan: Plan, contrasted: frozenset[Op]) -> None:
+    """Completes the steps by what lies behind their values and before them."""
+    readers: dict[Value, list[Op]] = {}
     for step in plan.steps.values():
-        for value in _sources(step):
-            consumers.setdefault(value, []).append(step.site.op)
-    programs = dict.fromkeys([plan.program, *(held for held, _ in plan.program.all_ops())])
-    wanted = any(step.rule.reads_tail for step in plan.steps.values())
-    tail: dict[Value, TailReader] = {}
-    for program in programs:
-        plan.orientations |= orientations(program, plan.facts, consumers)
-        tail |= tails(program, plan.facts, consumers) if wanted else {}
-    initial = find_initial(plan)
-    for step in plan.steps.values():
-        if isinstance(step.plan, Flow):
-            op = step.site.op
-            step.oriented_output = plan.orientations.get(op.outputs[0])
-            step.oriented_inputs = tuple(plan.orientations.get(value) for value in op.inputs)
-            step.identity_skip = _identity_skip(plan.facts, op)
-            step.gated_inputs = tuple(_gated(plan, value) for value in op.inputs)
-            step.tail = tail.get(op.outputs[0]) if step.rule.reads_tail else None
-            step.initial_inputs = tuple(initial.get(value, {}) for value in op.inputs)
+        for value in step.sources:
+            readers.setdefault(value, []).append(step.site.op)
+    signs: dict[Value, Any] = {}
+    for program in programs(plan.program):
+        signs |= find_signs(program, plan.facts, readers)
+    tails = _tails(plan, readers)
+    flows = [step for step in plan.steps.values() if isinstance(step.route, Flow)]
+    _want_companions(plan, (value for step in flows for value in step.site.op.inputs))
+    for step in flows:
+        op = step.site.op
+        found = tails.get(step.rule.find_tails)
+        plan.steps[op] = replace(
+            step,
+            contrastive=op in contrasted,
+            output_sign=signs.get(op.outputs[0]),
+            input_signs=tuple(map(signs.get, op.inputs)),
+            companions=tuple(map(plan.companions.get, op.inputs)),
+            gated=tuple(roles.gated(value, plan.facts) for value in op.inputs),
+            identity_skip=roles.identity_skip(op, plan.facts),
+            tail=None if found is None else found.get(op.outputs[0]),
+        )
 
 
-def _gated(plan: Plan, value: Value) -> tuple[float, Value] | None:
-    """The lower bound and the gate of a value that is a bounded signal times a gate (R7)."""
-    op = plan.facts[value].producer
-    step = None if op is None else plan.steps.get(op)
-    if op is None or step is None or not isinstance(step.rule, Product):
-        return None
-    (source,) = _sources(step)
-    gates = [v for v in op.inputs if v is not source and plan.facts[v].active]
-    if source not in op.inputs or len(gates) != 1 or len(gates[0].shape) != len(value.shape):
-        return None
-    low = plan.facts[source].interval.low
-    bounded = -float("inf") < low < 0 and plan.facts[gates[0]].interval.low >= 0
-    return (low, gates[0]) if bounded else None
+def _tails(
+    plan: Plan, readers: Mapping[Value, Sequence[Op]]
+) -> dict[Callable[..., Any] | None, dict[Value, Any]]:
+    """What the rules that look for it find behind each value."""
+    found: dict[Callable[..., Any] | None, dict[Value, Any]] = {}
+    for find in {step.rule.find_tails for step in plan.steps.values()} - {None}:
+        assert find is not None
+        found[find] = {}
+        for program in programs(plan.program):
+            found[find] |= find(program, plan.facts, readers)
+    return found
 
 
-def _sources(step: Step) -> tuple[Value, ...]:
-    if isinstance(step.plan, Through):
-        return (step.plan.source,)
-    assert isinstance(step.plan, Flow | Structure | Inside)
-    return tuple(step.site.op.inputs[i] for i in step.plan.sources)
-
-
-def _identity_skip(facts: FactTable, op: Op) -> int | None:
-    """Which operand of a sum is the other branch's own input, unchanged but for its layout."""
-    signals = [i for i, value in enumerate(op.inputs) if facts[value].active]
-    if len(signals) != 2:
-        return None
-    for skip, branch in (signals, signals[::-1]):
-        base = _before_layout(facts, op.inputs[skip])
-        between = facts.depends(op.inputs[branch], base) or ()
-        if any(other.primitive in compat.LAYERS for other in between):
-            return skip
-    return None
-
-
-def _before_layout(facts: FactTable, value: Value) -> Value:
-    while (op := facts[value].producer) is not None and op.primitive in _LAYOUT:
-        value = op.inputs[0]
-    return value
-
-
-_LAYOUT = frozenset(
-    compat.existing(
-        "reshape", "transpose", "slice", "pad", "squeeze", "concatenate", "convert_element_type",
-        "gather", "name", "stop_gradient", "copy", "reduce_precision", "broadcast_in_dim",
-    )
-)  # fmt: skip
+def _want_companions(plan: Plan, values: Iterable[Value]) -> None:
+    """Companions for these values where they need one, and for what those are computed from."""
+    facts, pending = plan.facts, list(values)
+    while pending:
+        value = pending.pop()
+        known = facts[value].activity
+        if value in plan.companions or not known.late:
+            continue
+        plan.companions[value] = Value(
+            known.shape, activity.TRUTHS, varying=value.varying, steps=value.steps
+        )
+        pending.extend(facts.makers(value))

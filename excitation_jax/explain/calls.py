@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from .. import maps
 from ..rules.ruleset import EXCITATION, RuleSet
-from .layer_table import LayerTable
+from .layer_table import RESERVED, LayerTable
 from .prepared import prepare
 from .targets import Target
 from .top_down import LayerChoice, top_down
@@ -172,5 +172,12 @@ def tag(x: jax.Array, name: str) -> jax.Array:
 
     Works in any transformation. (It is `jax.ad_checkpoint.checkpoint_name`, so names given
     with that can be read, too.)
+
+    Raises:
+      ValueError: the name is one of those that choose a layer ("auto", "last", "top").
     """
+    if name in RESERVED:
+        raise ValueError(
+            f'"{name}" is no name for a value: layer="{name}" lets the library choose a layer'
+        )
     return checkpoint_name(x, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -11,17 +10,19 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ..engine.plan import Plan, analyse
 from ..program import compat
 from ..program.axes import Geometry
+from ..program.primitives import Kind, kind, row
 from ..program.trace import Op, Program, Value
-from ..rules.rule import Flow, Structure
+from ..rules.rule import Structure, Through
 from ..rules.ruleset import EXCITATION
 
 #: IJCV18, Sec. 6.1.3: below about 14x14 of 224 pixels the localisation suffers.
 LARGEST_AUTO_STRIDE = 16
+#: An activation so much finer than the best place of all is not read by "auto".
+SEVERAL_TIMES = 4
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Layer:
       shape, dtype: of the value; inside a loop, with a leading axis of its steps.
       stride: input pixels per step along each spatial axis (a `Fraction` where it is below 1).
       lower_bound: lambda of Eq. 20; -inf for a value that is not an activation.
-      spatial_axes: positions of the axes that run along the image.
-      batch_axis: position of the first axis that is none of a loop's steps.
+      spatial_axes: positions of the axes that run along the image, in the image's order.
+      batch_axis: position of the axis along which the examples lie; None where there is none.
+      steps: number of leading axes of loops' steps.
     """
 
     name: str
@@ -43,7 +45,8 @@ class Layer:
     stride: tuple[Fraction, ...]
     lower_bound: float
     spatial_axes: tuple[int, ...]
-    batch_axis: int
+    batch_axis: int | None
+    steps: int
     value: Value = field(repr=False, compare=False)
 
 
@@ -98,15 +101,7 @@ def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
                 named.setdefault(value, full)
     table = LayerTable()
     read = (value for _, op in every for value in op.outputs if value in plan.reached)
-    for value in (value for value in read if value in named):
-        bound, steps = plan.facts[value].interval.low, value.steps
-        spatial = tuple(len(steps) + axis for axis in geometry.spatial(value))
-        table.append(
-            Layer(
-                named[value], (*steps, *value.shape), value.dtype, geometry.strides(value), bound,
-                spatial, len(steps), value,
-            )
-        )  # fmt: skip
+    table.extend(_layer(named[value], value, plan, geometry) for value in read if value in named)
     by_value = {layer.value: layer for layer in table}
     table.aliases = {
         name: by_value[value]
@@ -138,15 +133,42 @@ def _names(plan: Plan, every: Sequence[tuple[Program, Op]]) -> Iterator[tuple[st
             yield "/".join((*program.module_scopes(op), label)), op.outputs[0]
 
 
+def _layer(name: str, value: Value, plan: Plan, geometry: Geometry) -> Layer:
+    steps, spatial = len(value.steps), geometry.spatial(value)
+    batch = geometry.batch(value)
+    if not any(len(output.shape) > 1 for output in plan.program.outputs):
+        batch = None  # the outputs are one example's
+    elif batch is None and 0 not in spatial:
+        batch = 0  # the model has taken the axes apart in a way that is not followed
+    return Layer(
+        name,
+        (*value.steps, *value.shape),
+        value.dtype,
+        geometry.strides(value),
+        plan.facts[value].interval.low,
+        tuple(steps + axis for axis in spatial),
+        None if batch is None else steps + batch,
+        steps,
+        value,
+    )
+
+
 def input_layers(plan: Plan, geometry: Geometry, explained: Sequence[Value]) -> list[Layer]:
     """The explained input's arrays as layers, named "input"."""
-    return [
-        Layer(
-            "input", value.shape, value.dtype, geometry.strides(value),
-            plan.facts[value].interval.low, geometry.spatial(value), 0, value,
-        )
-        for value in explained
-    ]  # fmt: skip
+    return [_layer("input", value, plan, geometry) for value in explained]
+
+
+def target_axis(layer: Layer) -> int:
+    """Where an array that is shaped like the layer has its axis of K targets.
+
+    Behind the batch axis; where there is none, behind those of loops' steps.
+    """
+    return layer.steps if layer.batch_axis is None else layer.batch_axis + 1
+
+
+def with_targets(layer: Layer, axes: Sequence[int]) -> tuple[int, ...]:
+    """Axes of the layer, in an array that has one of K targets, too."""
+    return tuple(axis + (axis >= target_axis(layer)) for axis in axes)
 
 
 def spatial_map(
@@ -155,11 +177,12 @@ def spatial_map(
     """What was found at a layer, reduced to its spatial axes.
 
     Args:
-      array: shaped like the layer, or with an axis of K targets after the batch axis.
+      array: shaped like the layer, or with an axis of K targets (see `target_axis`).
       reduce: takes the array and ``axis``, a tuple: the channels'.
 
     Returns:
-      (N, H, W), or (N, K, H, W); for a layer inside a loop with a leading axis of its steps.
+      (N, H, W), or (N, K, H, W), the axes in the order of the input's, wherever the model has
+      moved them; for a layer inside a loop with a leading axis of its steps.
 
     Raises:
       ValueError: the layer has no two spatial axes.
@@ -169,14 +192,19 @@ def spatial_map(
             f"layer {layer.name!r} of shape {layer.shape} has {len(layer.spatial_axes)} spatial "
             "axes and a map needs two: choose another layer, or read it with excitation_vjp"
         )
-    # The axis of K targets, if there is one, follows the batch axis or stands in its place.
-    extra, first = array.ndim - len(layer.shape), layer.batch_axis
-    batched = first not in layer.spatial_axes
-    kept = {*range(first + batched), *layer.spatial_axes}
-    reduced = [axis for axis in range(len(layer.shape)) if axis not in kept]
-    shift = [extra if batched or axis != first else 0 for axis in reduced]
-    axes = tuple(a + by for a, by in zip(reduced, shift, strict=True))
-    return compat.kept_apart(reduce(array, axis=axes))
+    several = array.ndim > len(layer.shape)
+    batch = [] if layer.batch_axis is None else [layer.batch_axis]
+    ahead: Sequence[int] = [*range(layer.steps), *batch]
+    spatial: Sequence[int] = layer.spatial_axes
+    targets = []
+    if several:
+        ahead, spatial = with_targets(layer, ahead), with_targets(layer, spatial)
+        targets = [target_axis(layer)]
+    kept = [*ahead, *targets, *spatial]
+    reduced = tuple(axis for axis in range(array.ndim) if axis not in kept)
+    found = compat.kept_apart(reduce(array, axis=reduced))
+    left = sorted(kept)
+    return jnp.transpose(found, [left.index(axis) for axis in kept])
 
 
 def _module_values(plan: Plan, program: Program) -> list[tuple[str, Value]]:
@@ -231,11 +259,13 @@ def _values_of_owners(plan: Plan, program: Program) -> Iterator[tuple[str, Value
         step = plan.steps.get(op)
         if step is None or program.module_scopes(op):
             continue
-        owner = plan.facts.owner(op)
-        if run is not None and owner != run[0] and not isinstance(step.plan, Structure):
+        owner = plan.facts.module(op)
+        if run is not None and owner != run[0] and not isinstance(step.route, Structure):
             yield run
             run = None
         if owner is not None:
+            if run is not None and owner != run[0]:
+                yield run  # another module's parameters are joined to it (a class token)
             run = (owner, op.outputs[0])
     if run is not None:
         yield run
@@ -251,11 +281,13 @@ def _operation_label(plan: Plan, program: Program, op: Op) -> str | None:
     if op.call is not None:
         inside = [o for o in _same_call(program, op) if o.call == op.call]
         return op.call if op is inside[-1] else None
-    if op.primitive in compat.LAYERS and (program.module_scopes(op) or plan.facts.owner(op)):
+    layer = kind(op.primitive) is Kind.AFFINE
+    if layer and (program.module_scopes(op) or plan.facts.module(op)):
         return None  # the module that it is has a name, and the same probability
-    if isinstance(step.plan, Flow) or op.primitive in (lax.max_p, lax.concatenate_p):
-        return _LABELS.get(op.primitive)
-    return None
+    known = row(op.primitive)
+    if known is None or (known.affine and isinstance(step.route, Through)):
+        return None  # the sum with a constant, say, is no layer
+    return known.label
 
 
 def _same_call(program: Program, op: Op) -> list[Op]:
@@ -268,19 +300,13 @@ def _same_call(program: Program, op: Op) -> list[Op]:
     return program.ops[op.index : end + 1]
 
 
-_LABELS = {
-    lax.conv_general_dilated_p: "conv", lax.dot_general_p: "dense", lax.add_p: "sum",
-    lax.reduce_window_max_p: "max_pool", lax.reduce_window_sum_p: "window_sum",
-    lax.reduce_sum_p: "reduce_sum", lax.reduce_max_p: "reduce_max", lax.max_p: "max",
-    lax.concatenate_p: "concatenate",
-}  # fmt: skip
-
-
 _SPECIAL = {
     "auto": f", at a stride of at most {LARGEST_AUTO_STRIDE} below the first affine operation",
     "last": " below the first affine operation",
     "top": "",
 }
+#: Names that choose a layer.
+RESERVED = tuple(_SPECIAL)
 
 
 def choose(layers: LayerTable, name: str) -> Layer:
@@ -323,20 +349,40 @@ def _choose_automatically(layers: LayerTable, plan: Plan) -> Layer | None:
     of every position. (Hits of c-MWP there and one layer lower: 64 and 92 % on SqueezeNet's
     grids of photographs; on the digits model, whose classifier follows a pooling, 96 and 97 %.)
     Where no activation with a bound is on every path, as in a ConvNeXt's residual stream or behind
-    a ViT's patches, an affine value is.
+    a ViT's patches, an affine value is; so it is where every activation is several times finer (a
+    stem's, below blocks without any between them). What only moves an activation (pads it, cuts a
+    part out) is none.
     """
     crossed = plan.crossed_by_every_path()
     first = plan.below(plan.contrasted)
-    tops = [value for op in plan.contrasted for value in plan.sources(plan.steps[op])]
+    tops = [value for op in plan.contrasted for value in plan.steps[op].sources]
     second = plan.below(plan.affine_below(tops)[0])
-    for below, bounded in itertools.product((second, first), (True, False)):
-        for layer in reversed(layers):
-            if (
-                layer.value in below
-                and layer.value in crossed
-                and (layer.lower_bound != -np.inf or not bounded)
-                and layer.spatial_axes
-                and max(layer.stride) <= LARGEST_AUTO_STRIDE
-            ):
-                return layer
+    for below in (second, first):
+        fitting = [
+            layer
+            for layer in reversed(layers)
+            if layer.value in below
+            and layer.value in crossed
+            and layer.spatial_axes
+            and max(layer.stride) <= LARGEST_AUTO_STRIDE
+            and not _only_moves(layer.value, plan)
+        ]
+        bounded = [layer for layer in fitting if layer.lower_bound != -np.inf]
+        if bounded and max(bounded[0].stride) * SEVERAL_TIMES > max(fitting[0].stride):
+            return bounded[0]
+        if fitting:
+            return fitting[0]
     return None
+
+
+def _only_moves(value: Value, plan: Plan) -> bool:
+    """Whether a value is made of padded, cut or moved elements of one other."""
+    origins, pending = set(), [value]
+    while pending:
+        current = pending.pop()
+        op = plan.facts[current].producer
+        if op is not None and kind(op.primitive) is Kind.MOVE:
+            pending += [operand for operand in op.inputs if plan.facts[operand].active]
+        else:
+            origins.add(current)
+    return value not in origins and len(origins) == 1

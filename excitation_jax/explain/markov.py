@@ -2,10 +2,11 @@
 
 For a small network, the transition matrix between every two neurons is written out, and the
 marginal winning probabilities are read from the fundamental matrix N = (I - Q)^-1 (Eq. 2, 3).
-Nothing is shared with the transform's backward pass: every operation is turned into a dense
-matrix first. So it is what the transform is tested against, and a way to ask more of a small
-network than the MWP of one layer: N[i, j] is the expected number of visits to neuron j of a
-walk that starts at neuron i.
+Every operation is turned into a dense matrix first, and the backward pass is not used: only the
+arithmetic is this module's own. Which rule an operation gets, and the intervals (lambda), masks,
+signs and gates that go into its matrix, come from the same analyses as the transform's, so that a
+fault of theirs is a fault here, too. It is a way to ask more of a small network than the MWP of
+one layer: N[i, j] is the expected number of visits to neuron j of a walk that starts at neuron i.
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..engine.orientation import Read, SignReader
+from ..engine.carriers import Evaluation, note_activity
+from ..engine.direction import Read, SignReader
+from ..engine.excite import bind, evaluate_program
 from ..program import compat
-from ..program.hidden import Hidden
+from ..program.primitives import Kind, is_product, kind
 from ..program.trace import Op, Value
-from ..rules.linear import Affine, Sum
-from ..rules.pooling import Winner
 from ..rules.rule import Flow, Inside, Step, Structure, Through
 from ..rules.ruleset import EXCITATION, RuleSet
-from ..rules.structure import Scatter
 from .prepared import prepare
 
 #: The matrices are dense: this many neurons need 512 MB each.
@@ -95,12 +95,14 @@ def markov_chain(
     plan, program = prepared.plan, prepared.program
     if len(prepared.tapped) != 1 or len(program.outputs) != 1:
         raise ValueError("a Markov chain is written out for one input and one output array")
-    env: dict[Value, Any] = {**program.constants}
-    env.update(zip(program.captured, prepared.captured, strict=True))
+    env: dict[Value, Any] = dict(zip(program.captured, prepared.captured, strict=True))
     env.update(zip(program.inputs, jax.tree.leaves((params, x)), strict=True))
-    for op in program.ops:
-        operands = [env[v] if v.literal is None else v.literal for v in op.inputs]
-        env.update(zip(op.outputs, compat.bind(op.primitive, op.params, *operands), strict=True))
+    env.update(program.constants)
+    run = Evaluation(plan, {}, Read({}), program, evaluate_program)
+    for op in program.ops:  # whatever is recomputed in the model
+        bind(op, env)
+        if op.nest is None:
+            note_activity(run, op, env)
 
     order = [prepared.tapped[0]]
     order += [value for op in program.ops for value in op.outputs if value in plan.reached]
@@ -117,7 +119,7 @@ def markov_chain(
     }
     transition = np.zeros((ends[-1], ends[-1]))
     for step in plan.steps.values():
-        for value, block in _blocks(step, env, plan.hidden):
+        for value, block in _blocks(step, env, run):
             for output, rows in zip(step.site.op.outputs, block, strict=True):
                 if output in where:
                     transition[where[output], where[value]] += rows
@@ -131,52 +133,51 @@ def markov_chain(
 
 
 def _blocks(
-    step: Step, env: dict[Value, Any], hidden: Hidden
+    step: Step, env: dict[Value, Any], run: Evaluation
 ) -> list[tuple[Value, list[np.ndarray]]]:
     """For each child value, the matrices (neurons of an output, neurons of the child)."""
-    op, plan = step.site.op, step.plan
-    if isinstance(plan, Through):
+    op, route, rule = step.site.op, step.route, step.rule
+    if isinstance(route, Through):
         shape = op.outputs[0].shape
         rows = np.arange(int(np.prod(shape)))
-        places = np.arange(int(np.prod(plan.source.shape))).reshape(plan.source.shape)
+        places = np.arange(int(np.prod(route.source.shape))).reshape(route.source.shape)
         block = np.zeros((len(rows), places.size))
         block[rows, np.ravel(np.broadcast_to(places, shape))] = 1
-        return [(plan.source, [block])]
-    if isinstance(plan, Inside):
+        return [(route.source, [block])]
+    if isinstance(route, Inside):
         raise NotImplementedError(
             f"no matrix for the {op.primitive.name} in {step.site.path or 'the model'}: write the "
             "loop or branch out"
         )
-    assert isinstance(plan, Structure | Flow)
-    matrices = {i: _matrices(op, i, env) for i in plan.sources}
-    moves = isinstance(step.rule, Scatter) and not step.rule.added
-    if moves or isinstance(plan, Structure) or isinstance(step.rule, Winner):
-        return [(op.inputs[i], matrices[i]) for i in plan.sources]
-    if not isinstance(step.rule, Affine | Sum | Scatter):
+    assert isinstance(route, Structure | Flow)
+    matrices = {i: _matrices(op, i, env) for i in route.sources}
+    if isinstance(route, Structure) or rule.selects:
+        return [(op.inputs[i], matrices[i]) for i in route.sources]
+    if not rule.shares:
         raise NotImplementedError(
-            f"no matrix for {type(step.rule).__name__}, the rule of {op.primitive.name} in "
+            f"no matrix for {type(rule).__name__}, the rule of {op.primitive.name} in "
             f"{step.site.path or 'the model'}"
         )
-    weighted = isinstance(step.rule, Affine) and len(op.inputs) > 1
+    weighted = kind(op.primitive) is Kind.AFFINE
+    if is_product(op):  # each output has one child
+        return [(op.inputs[i], [(matrices[i][0] != 0).astype(float)]) for i in route.sources]
     # Weights that depend on the input (attention) have no sign of their own.
     fixed = not all(facts.active for facts in step.site.operands)
-    use_sign = weighted and fixed and step.rule.effective  # type: ignore[union-attr]
-    sign = _sign(step.oriented_output if use_sign else None, op.outputs[0], env)
+    reader = step.output_sign if weighted and fixed and rule.effective else None
+    sign = _sign(reader, op.outputs[0], env)
     excitation = {}
-    for i in plan.sources:
+    for i in route.sources:
         (matrix,) = matrices[i]
         positive = np.maximum(sign[:, None] * matrix if weighted else matrix, 0)
-        excitation[i] = positive * _activation(step, i, env, hidden)[None, :]
-    if isinstance(step.rule, Sum) and step.rule.clamped:  # a signal and a constant (R5)
-        constant = {i: np.ravel(hidden.elements(op.inputs[i], env)) for i in plan.sources}
-        for i in plan.sources:
+        excitation[i] = positive * _activation(step, i, env, run)[None, :]
+    if not weighted and len(op.inputs) == 2 and rule.clamped:  # a signal and a constant (R5)
+        constant = {i: ~_active(run, op.inputs[i], env) for i in route.sources}
+        for i in route.sources if len(route.sources) == 2 else ():
             alone = matrices[i][0] @ ~constant[i] * (matrices[1 - i][0] @ constant[1 - i])
             excitation[i] = np.where(alone[:, None] > 0, matrices[i][0], excitation[i])
-    if isinstance(step.rule, Sum) and step.rule.skips == "nothing":
-        skip = step.identity_skip
-        if skip is not None:
-            excitation[skip] = np.zeros_like(excitation[skip])
-            excitation[1 - skip] = matrices[1 - skip][0]
+    if (skip := rule.left_out(step)) is not None:
+        excitation[skip] = np.zeros_like(excitation[skip])
+        excitation[1 - skip] = matrices[1 - skip][0]
     total = sum(block.sum(axis=1) for block in excitation.values())
     scale = np.divide(1, total, out=np.zeros_like(total), where=total != 0)
     return [(op.inputs[i], [scale[:, None] * block]) for i, block in excitation.items()]
@@ -196,21 +197,26 @@ def _matrices(op: Op, i: int, env: dict[Value, Any]) -> list[np.ndarray]:
     ]
 
 
-def _activation(step: Step, i: int, env: dict[Value, Any], hidden: Hidden) -> np.ndarray:
+def _activation(step: Step, i: int, env: dict[Value, Any], run: Evaluation) -> np.ndarray:
     """h of Eq. 6 for each neuron of operand ``i``."""
     value = step.site.op.inputs[i]
     x = np.ravel(np.asarray(env[value], float))
-    if not step.rule.clamped:  # type: ignore[attr-defined]
+    if not step.rule.clamped:
         return x
-    facts, gated = step.site.operands[i], step.gated_inputs[i]
+    facts, gated = step.site.operands[i], step.gated[i]
     if gated is not None:
         gate = np.broadcast_to(np.asarray(env[gated[1]], float), value.shape)
         h = np.maximum(x - gated[0] * np.ravel(gate), 0)
     elif np.isfinite(facts.interval.low):
         h = np.maximum(x - facts.interval.low, 0)
     else:
-        h = np.maximum(_sign(step.oriented_inputs[i], value, env) * x, 0)
-    return np.where(np.ravel(hidden.elements(value, env)), 0, h)
+        h = np.maximum(_sign(step.input_signs[i], value, env) * x, 0)
+    return np.where(_active(run, value, env), h, 0)
+
+
+def _active(run: Evaluation, value: Value, env: dict[Value, Any]) -> np.ndarray:
+    """Which neurons depend on the input."""
+    return np.ravel(np.broadcast_to(np.asarray(run.active(value, env), bool), value.shape))
 
 
 def _sign(reader: SignReader | None, value: Value, env: dict[Value, Any]) -> np.ndarray:

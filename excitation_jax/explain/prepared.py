@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from ..engine.carriers import carrier_dtype
+from ..engine.excite import top_down_pass
 from ..engine.plan import Plan, analyse
-from ..engine.transform import top_down_pass
 from ..program import compat
 from ..program.axes import Geometry
 from ..program.modules import name_owners
 from ..program.trace import Program, Value, trace
 from ..rules.ruleset import RuleSet
-from .layer_table import Layer, LayerTable, choose, find_layers, input_layers
+from .layer_table import Layer, LayerTable, choose, find_layers, input_layers, target_axis
 from .targets import prior_leaves, signal
 
 #: Where a pass starts: of an output and P(A0) there, both of the output's shape.
@@ -88,7 +88,9 @@ class Prepared:
           are numbers.
         """
         kept = self.tapped if keep else []
-        flat, pull, values = top_down_pass(self.plan, captured, leaves, self.tapped, kept)
+        # "auto" may be a layer that is also read by its name.
+        read = list(dict.fromkeys(self.tapped))
+        flat, pull, values = top_down_pass(self.plan, captured, leaves, read, kept)
         outputs = jax.tree.unflatten(jax.tree.structure(self.out_shape), flat)
         prior, several = signal(outputs, target if function is None else function)
         starts = self.complete(prior, several)
@@ -103,9 +105,11 @@ class Prepared:
 
         if several:
             axis = self.target_axis
-            placed = [len(value.steps) + axis for value in self.tapped]
+            by_value = {layer.value: target_axis(layer) for layer in self.chosen}
+            placed = [by_value.get(value, axis) for value in read]
             top_down = jax.vmap(top_down, in_axes=axis, out_axes=placed)
-        found = top_down(starts)
+        shares = dict(zip(read, top_down(starts), strict=True))
+        found = [shares[value] for value in self.tapped]
         numbers = [jnp.isfinite(array).all() for array in found]
         numbers += [
             ~jnp.isnan(array).any()

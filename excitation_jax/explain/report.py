@@ -10,14 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..engine.excite import top_down_pass
 from ..engine.plan import Plan
-from ..engine.transform import top_down_pass
-from ..program import compat
+from ..program.primitives import Kind, Layout, kind, row
 from ..program.trace import Op, Value
-from ..rules.linear import Affine, Sum
 from ..rules.rule import Flow, Inside, Step, Structure, Through
 from ..rules.ruleset import EXCITATION, RuleSet
-from ..rules.structure import Scatter
 from .prepared import Prepared, prepare
 from .targets import Target, check_target, signal
 
@@ -42,6 +40,7 @@ class RuleRow:
       lost: the share that ends there: at units without excitatory input (Z_i = 0 in Eq. 6), or at
         constants that were padded or masked into a signal. What ends inside a shard_map is shown
         as lost at the shard_map.
+      shares: the rule gives parts to several children.
     """
 
     path: str
@@ -54,6 +53,7 @@ class RuleRow:
     steps: tuple[int, ...] = ()
     mass: float | None = None
     lost: float | None = None
+    shares: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class RuleReport:
         missing = sum(row.kind == "no rule" for row in self.rows)
         if missing:
             lines.append(f"{missing} operations have no rule: nothing below them can be explained")
-        sharing = sum(row.kind == "signal" and row.rule[:2] in ("R1", "R4") for row in self.rows)
+        sharing = sum(row.shares for row in self.rows)
         if self.failures:
             lines.append(
                 f"assumption A1 (children are not negative) fails at {len(self.failures)} of the "
@@ -196,13 +196,18 @@ def explain_rules(
         elif step is None:
             kind, rule, note = "gate", "", ""
         else:
-            why = step.plan.equation if isinstance(step.plan, Through) else None
+            why = step.route.equation if isinstance(step.route, Through) else None
             kind, rule, note = "signal", why or step.rule.equation, _note(step, plan)
+        if not op.outputs:  # it prints, say
+            path = plan.path(program, op)
+            rows.append(RuleRow(path, op.primitive.name, kind, -INF, rule, op.source, note))
+            continue
+        shares = step is not None and step.rule.shares and isinstance(step.route, Flow)
         value = next((v for v in op.outputs if v in plan.reached), op.outputs[0])
         rows.append(
             RuleRow(
                 plan.path(program, op), op.primitive.name, kind, plan.facts[value].interval.low,
-                rule, op.source, note, value.steps, masses.get(op), lost.get(op),
+                rule, op.source, note, value.steps, masses.get(op), lost.get(op), shares,
             )
         )  # fmt: skip
     return RuleReport(tuple(rows), constants, rules.name, reached)
@@ -217,8 +222,8 @@ def _run(
     planned = [op for _, op in plan.program.all_ops(sharded=False) if op in plan.steps]
     arriving = {op: [v for v in op.outputs if v in plan.reached][:1] for op in planned}
     # Where probability can end: at units that nothing excites, at padding and other constants.
-    ending = [op for op in planned if isinstance(plan.steps[op].plan, Flow | Structure | Inside)]
-    ending = [op for op in ending if op.nest is None or op.primitive is compat.shard_map_p]
+    ending = [op for op in planned if isinstance(plan.steps[op].route, Flow | Structure | Inside)]
+    ending = [op for op in ending if op.nest is None or op.nest.devices]
     values = [value for (value,) in arriving.values()]
     read: list[Value | Op] = [*prepared.explained, *values, *ending]
 
@@ -244,30 +249,41 @@ def _run(
 def _note(step: Step, plan: Plan) -> str:
     """Where A1 fails at an operation's children, and what is done about it."""
     notes = []
-    shared_out = isinstance(step.rule, Affine | Sum | Scatter) and step.rule.equation[:2] != "R6"
-    if isinstance(step.plan, Flow) and shared_out:
-        gated = dict(zip(step.site.op.inputs, step.gated_inputs, strict=True))
-        for value in plan.sources(step):
+    signs = dict(zip(step.site.op.inputs, step.input_signs, strict=False))
+    if isinstance(step.route, Flow) and step.rule.shares:
+        gated = dict(zip(step.site.op.inputs, step.gated, strict=True))
+        for value in step.sources:
             low = plan.facts[value].interval.low
-            if not step.rule.clamped:  # type: ignore[attr-defined]
+            if not step.rule.clamped:
                 if low < 0:
                     notes.append("A1 fails: child may be negative, taken as it is")
             elif (pair := gated[value]) is not None:
                 notes.append(f"A1 fails: gated child shifted, h = x + {-pair[0]:.3g} * gate")
             elif low == -INF:
-                side = "sign * x" if value in plan.orientations else "x"
+                side = "x" if signs.get(value) is None else "sign * x"
                 notes.append(f"A1 fails: child may be negative, h = max({side}, 0)")
             elif low < 0:
                 notes.append(f"A1 fails: child shifted, h = x + {-low:.3g} (Eq. 20)")
         op = step.site.op
-        weighted = isinstance(step.rule, Affine) and step.rule.effective and len(op.inputs) > 1
-        if weighted and op.outputs[0] in plan.orientations:
+        weighted = step.rule.effective and kind(op.primitive) is Kind.AFFINE
+        if weighted and step.output_sign is not None:
             notes.append("scale behind it counted into the weights")
         if weighted and all(plan.facts[value].active for value in op.inputs):
             notes.append("weights depend on the input (R7)")
-    if isinstance(step.plan, Inside) and step.site.op.nest is not None:
+    notes.append(_what_is_unknown(step.site.op))
+    if isinstance(step.route, Inside) and step.site.op.nest is not None:
         length = step.site.op.nest.length
         notes.append("" if length is None else f"{length} steps, listed above")
     if step.site.op in plan.contrasted:
         notes.append("contrastive top")
     return "; ".join(dict.fromkeys(note for note in notes if note))
+
+
+def _what_is_unknown(op: Op) -> str:
+    """What no analysis can say of an operation, in words; the map is as if nothing were."""
+    known = row(op.primitive)
+    if op.nest is not None:
+        return "on several devices, elements are not told apart" if op.nest.devices else ""
+    if known is None or known.kind is Kind.CALL:
+        return "unknown operation: no bound, no axes, every element counts as a neuron"
+    return "" if isinstance(known.layout, Layout) else known.layout.reason

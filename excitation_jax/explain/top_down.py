@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..engine.errors import UnsupportedPrimitiveError
-from ..engine.transform import check_floating
+from ..engine.plan import UnsupportedPrimitiveError, check_floating
 from ..rules.ruleset import EXCITATION, RuleSet
-from .layer_table import spatial_map
+from .layer_table import spatial_map, target_axis, with_targets
 from .prepared import Prepared, Start, prepare
 from .targets import Target, check_target
 
@@ -39,15 +38,9 @@ class TopDown:
     @property
     def spatial_axes(self) -> tuple[int, ...]:
         """Where the share's spatial axes are."""
-        (layer,), axis = self.prepared.read, self._target_axis
-        extra = self.share.ndim - len(layer.shape)
-        return tuple(i + extra * (i >= axis) for i in layer.spatial_axes)
-
-    @property
-    def _target_axis(self) -> int:
-        """Where the share's axis of K targets is, if it has one: behind the batch axis, if any."""
         (layer,) = self.prepared.read
-        return layer.batch_axis + (layer.batch_axis not in layer.spatial_axes)
+        several = self.share.ndim > len(layer.shape)
+        return with_targets(layer, layer.spatial_axes) if several else layer.spatial_axes
 
     def map(self, reduce: Callable[..., jax.Array] = jnp.sum) -> jax.Array:
         """The one layer's share, reduced over channels (see `layer_table.spatial_map`)."""
@@ -63,7 +56,8 @@ class TopDown:
         """The one layer's, with an axis of size 1 where the share has one of K targets."""
         value = self.one(self.values).astype(self.share.dtype)
         several = self.share.ndim > value.ndim
-        return jnp.expand_dims(value, self._target_axis) if several else value
+        (layer,) = self.prepared.read
+        return jnp.expand_dims(value, target_axis(layer)) if several else value
 
     def one(self, arrays: list[jax.Array]) -> jax.Array:
         """The only one of several arrays that were to be read."""

@@ -12,7 +12,7 @@ from ..explain.layer_table import spatial_map
 from ..explain.prepared import Prepared, prepare
 from ..explain.targets import Target
 from ..explain.top_down import TopDown, top_down
-from ..program import compat
+from ..program.primitives import Kind, Missing, Primitive, Row, row
 from ..rules.gradient import GRADIENT
 from ..rules.rule import safe_divide
 from .gradients import ModelFunction, linear_approximation
@@ -92,22 +92,6 @@ def _weighted(found: TopDown, weights: jax.Array) -> jax.Array:
     return jnp.maximum(spatial_map(weights * found.value, found.prepared.read[0]), 0)
 
 
-#: Linear in all floating-point operands together, where what selects and indexes is constant.
-_LINEAR = frozenset(
-    [
-        lax.add_p, lax.sub_p, lax.neg_p, lax.reduce_sum_p, lax.reduce_window_sum_p, lax.cumsum_p,
-        lax.reshape_p, lax.transpose_p, lax.squeeze_p, lax.broadcast_in_dim_p, lax.slice_p,
-        lax.pad_p, lax.concatenate_p, lax.rev_p, lax.convert_element_type_p, lax.copy_p,
-        lax.reduce_precision_p, lax.dynamic_slice_p, lax.dynamic_update_slice_p, lax.gather_p,
-        lax.scatter_p, lax.scatter_add_p, lax.select_n_p, compat.name_p,
-        compat.sharding_constraint_p,
-        *compat.existing("split", "tile", "stack", "unstack", "optimization_barrier"),
-    ]
-)  # fmt: skip
-#: Linear in one operand, where the others are constants.
-_LINEAR_IN_ONE = frozenset([*compat.LAYERS, lax.mul_p, lax.div_p])
-
-
 def _require_linear_head(prepared: Prepared) -> None:
     program, plan = prepared.program, prepared.plan
     (layer,) = prepared.read
@@ -119,7 +103,7 @@ def _require_linear_head(prepared: Prepared) -> None:
         active = [i for i, value in enumerate(op.inputs) if plan.facts[value].active]
         alone = len(active) == 1 and (op.primitive is not lax.div_p or active == [0])
         numbers = all(op.inputs[i].floating for i in active)
-        linear = op.primitive in _LINEAR or (op.primitive in _LINEAR_IN_ONE and alone)
+        linear = _is_linear(op.primitive, alone)
         if not (linear and numbers):
             raise ValueError(
                 f"CAM needs scores that are linear in layer {layer.name!r}, and {op.primitive.name}"
@@ -127,3 +111,22 @@ def _require_linear_head(prepared: Prepared) -> None:
                 "above it, let the model return scores, or use grad_cam"
             )
         above.update(op.outputs)
+
+
+def _is_linear(primitive: Primitive, alone: bool) -> bool:
+    """Whether an operation is linear in what depends on the input, where what it reads is constant.
+
+    Args:
+      alone: only one of its operands depends on the input, and that is no divisor.
+    """
+    known = row(primitive)
+    if known is None or primitive is lax.stop_gradient_p:
+        return False
+    if known.kind in (Kind.MOVE, Kind.SUM, Kind.IDENTITY):
+        return True
+    scales = known.kind is Kind.AFFINE or 0 in _slopes(known)
+    return alone if scales else known.affine
+
+
+def _slopes(known: Row) -> tuple[int | None, ...]:
+    return () if isinstance(known.slope, Missing) else known.slope

@@ -12,9 +12,9 @@ from jax import lax
 
 from ..explain.calls import attention_map
 from ..explain.targets import Target
-from ..rules.linear import Affine
 from ..rules.rule import Call
 from ..rules.ruleset import EXCITATION, RuleSet
+from ..rules.sharing import Affine
 from .contrast import difference
 from .gradients import ModelFunction
 

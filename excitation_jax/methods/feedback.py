@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..engine.carriers import carrier_dtype
-from ..engine.interpret import evaluate_changed
+from ..engine.excite import bind
 from ..explain.layer_table import spatial_map
 from ..explain.prepared import Prepared, prepare
 from ..explain.targets import Target, signal
-from ..program.rectifiers import rectified
-from ..program.trace import Value
+from ..program.roles import rectified
+from ..program.trace import Program, Value, read_value
 from ..rules.gradient import GRADIENT
 from .gradients import ModelFunction, largest
 from .passes import Passes, check_one_array, poisoned
@@ -142,11 +142,32 @@ def _slopes(
             return array + tap[value].astype(array.dtype) if value in tap else array
 
         leaves = jax.tree.leaves(arguments)
-        outputs = evaluate_changed(program, prepared.captured, leaves, change)
+        outputs = _evaluate_changed(program, prepared.captured, leaves, change)
         every = zip(outputs, starts, program.outputs, strict=True)
         return jnp.stack([(o * p).sum() for o, p, value in every if value.floating]).sum()
 
     return jax.grad(score)([jnp.zeros(value.shape, carrier_dtype(value)) for value in values])
+
+
+def _evaluate_changed(
+    program: Program,
+    captured: Sequence[Any],
+    leaves: Sequence[Any],
+    change: Callable[[Value, jax.Array], jax.Array],
+) -> list[Any]:
+    """The outputs of a program, some of whose own values are changed on the way.
+
+    Args:
+      captured, leaves: as in `evaluate`.
+      change: takes each value that is computed, or an input, and what it is.
+    """
+    env = dict(zip((*program.captured, *program.inputs), (*captured, *leaves), strict=True))
+    env.update(program.constants)
+    env.update({value: change(value, env[value]) for value in program.inputs})
+    for op in program.ops:
+        bind(op, env)
+        env.update({value: change(value, env[value]) for value in op.outputs})
+    return [read_value(env, value) for value in program.outputs]
 
 
 def _gated(prepared: Prepared) -> list[Value]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..engine.transform import check_floating
+from ..engine.plan import check_floating
 from ..explain.targets import Target, check_target, signal
 from ..explain.top_down import where_not_finite
 

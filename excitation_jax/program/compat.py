@@ -23,16 +23,14 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 Primitive = core.Primitive
 Literal = core.Literal
 
-#: Primitives whose body is evaluated in place, and the parameter that holds the body.
-INLINED: dict[Primitive, str] = {
+#: Calls, which are evaluated in place, and the parameter that holds the function.
+BODIES: dict[Primitive, str] = {
     primitives.jit_p: "jaxpr",
     primitives.closed_call_p: "call_jaxpr",
     primitives.custom_jvp_call_p: "call_jaxpr",
     primitives.custom_vjp_call_p: "call_jaxpr",
     primitives.remat_p: "jaxpr",
 }
-#: A jitted function with one of these inside is (part of) a model, not an activation.
-LAYERS = (lax.conv_general_dilated_p, lax.dot_general_p)
 _FUSES_WRONG = tuple(map(int, jaxlib.version.__version__.split(".")[:2])) < (0, 12)
 remat_p = primitives.remat_p
 jit_p = primitives.jit_p
@@ -80,7 +78,7 @@ def existing(*names: str) -> tuple[Primitive, ...]:
 
 def body(primitive: Primitive, params: dict[str, Any]) -> tuple[Any, Sequence[Any]]:
     """The (jaxpr, constants) inside a call; remat's is open before jax 0.11."""
-    return opened(params[INLINED[primitive]])
+    return opened(params[BODIES[primitive]])
 
 
 class LoopParts(NamedTuple):
@@ -156,13 +154,29 @@ def scopes(source_info: Any) -> tuple[str, ...]:
     """Names that ``jax.named_scope`` (and so Flax) put round an equation.
 
     Entries that transformations such as vmap add are dropped: they are not modules. So are
-    einsum's and those that name a class, not a module (Equinox's "eqx.nn.Conv2d").
+    einsum's and those that name a class, not a module ("eqx.nn.Conv2d"). Linen's "module.method"
+    gets brackets, since a name may hold a dot ("features.0").
     """
-    return tuple(
+    names = [
         entry.name
         for entry in source_info.name_stack.stack
-        if type(entry).__name__ == "Scope" and "->" not in entry.name and entry.name.count(".") < 2
-    )
+        if type(entry).__name__ == "Scope"
+        and "->" not in entry.name
+        and not entry.name.startswith("eqx.")
+    ]
+    if any(map(_may_be_a_method, names)) and _made_by_linen(source_info):
+        names = [f"{name}()" if _may_be_a_method(name) else name for name in names]
+    return tuple(names)
+
+
+def _may_be_a_method(name: str) -> bool:
+    module, _, method = name.partition(".")
+    return module.isidentifier() and method.isidentifier()
+
+
+def _made_by_linen(source_info: Any) -> bool:
+    frames = getattr(source_info.traceback, "frames", ())
+    return any(frame.file_name.startswith(_LINEN) for frame in frames)
 
 
 def source_line(source_infos: Sequence[Any]) -> str:
@@ -192,5 +206,6 @@ def _folder(module: str) -> str:
 
 
 _LIBRARIES = tuple(filter(None, map(_folder, ("jax", "jaxlib", "flax"))))
+_LINEN = (_folder("flax") or "no flax here") + f"linen{os.sep}"
 _PACKAGE = Path(__file__).parents[1]
 _ENGINE = frozenset(str(_PACKAGE / room) for room in ("program", "rules", "engine", "explain"))

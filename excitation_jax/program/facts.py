@@ -1,255 +1,238 @@
-"""What each value of a program is, found by walking it once from the inputs to the outputs."""
+"""What is known of each value of a program: one record, made in one walk from the inputs down."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from jax import lax
 
-from . import compat, intervals, structures
-from .fixed import fixed_elements, fixed_elementwise
-from .intervals import ANYTHING, Interval
-from .trace import Nest, Op, Program, Value
+from . import activity, intervals, roles
+from .activity import Activity
+from .constants import before_broadcast
+from .intervals import ANYTHING, INF, Interval
+from .primitives import (
+    Kind,
+    Layout,
+    elementwise_function,
+    indices,
+    is_product,
+    kind,
+    layout,
+    output_range,
+)
+from .record import Facts, agree, at_border, either, same_number
+from .roles import Role
+from .trace import Op, Program, Value
+from .walk import Border, Forward, borders, choosers, programs
 
 #: Constants from here down stand for minus infinity (in float16, -65504 does).
 FILL = -1e4
 
 
-@dataclass(eq=False, slots=True)
-class Facts:
-    """What is known of one value.
-
-    Attributes:
-      active: it depends on the explained input; everything else is a constant.
-      interval: the range of its elements. Its low end is the lower bound lambda of Eq. 20.
-      parent: the nearest value of which it is a function element by element, whatever ways lead
-        there (x, for x * sigmoid(x)). A neuron and its parent's are one: it has one child.
-      depth: the number of parents above it.
-      origin, function: the furthest value of which it is a function element by element, through
-        known numbers only, and that function (numpy), which can be evaluated while tracing.
-      gate: it only scales: a normaliser or a product of such.
-      known: the number that all elements of a constant share, where known.
-      owners: for a constant, the modules whose parameters it was computed from (see modules.py).
-      learned: a constant that was computed from arrays given to the program (weights), not
-        from shapes alone (an interpolation matrix).
-      fixed: which elements of an active value do not depend on the input, having been padded or
-        concatenated to it (broadcastable, size 1 where it does not vary); None for none. They
-        are no neurons: like a bias, they take no probability.
-      producer: the operation that made it.
-    """
-
-    active: bool = False
-    interval: Interval = ANYTHING
-    parent: Value | None = None
-    depth: int = 0
-    origin: Value | None = None
-    function: Callable[[Any], Any] | None = None
-    gate: bool = False
-    known: Any = None
-    learned: bool = False
-    owners: frozenset[str] = frozenset()
-    fixed: np.ndarray | None = None
-    producer: Op | None = None
-
-
-class FactTable:
+class FactTable(Forward):
     """`Facts` by value, for a program and the inputs that are explained."""
 
     def __init__(self, program: Program, explained: Sequence[Value]):
         self._table: dict[Value, Facts] = {}
-        self._program = program
+        self.program = program
         self.explained = frozenset(explained)
-        #: Where a loop's first step has constants: by value, (body, pattern as in fixed.py).
-        self.initial: dict[Value, dict[Program, np.ndarray]] = {}
         for value in program.inputs:
             active, owner = value in explained, program.owners.get(value)
-            owners = frozenset([] if active or owner is None else [owner])
-            self._new(value, Facts(active, learned=not active, owners=owners))
+            modules = frozenset([] if active or owner is None else [owner])
+            whole = activity.uniform(len(value.shape), active)
+            self._new(value, Facts(whole, learned=not active, modules=modules))
         for value in program.captured:
-            self._new(value, Facts(learned=len(value.shape) > 0))
-        self._visit_program(program)
+            self._constant(program, value)
+        self.walk(program)
 
     def __getitem__(self, value: Value) -> Facts:
-        if value.literal is not None and value not in self._table:
-            number = np.asarray(value.literal).astype(float) if value.shape == () else None
-            interval = ANYTHING if number is None else Interval(float(number), float(number))
-            self._new(value, Facts(interval=interval, known=number))
-        return self._table[value]
+        found = self._table.get(value)
+        if found is not None:
+            return found
+        assert value.literal is not None
+        number = np.asarray(value.literal).astype(float) if value.shape == () else None
+        interval = ANYTHING if number is None else Interval(float(number), float(number))
+        none = activity.uniform(len(value.shape), False)
+        return self._new(value, Facts(none, interval, known=number))
 
-    @functools.cached_property
-    def consumers(self) -> Mapping[Value, Sequence[Op]]:
-        """The operations that read each value, those inside loops and branches included."""
-        found: dict[Value, list[Op]] = {}
-        for _, op in self._program.all_ops():
-            for value in op.inputs:
-                found.setdefault(value, []).append(op)
-        return found
+    def describe(self, value: Value) -> str:
+        """All that is known of a value, a line each."""
+        known = self[value]
+        lines = [f"{value.dtype} {'x'.join(map(str, value.shape)) or 'scalar'}"]
+        if known.producer is not None:
+            lines.append(f"made by {known.producer.primitive.name} at {known.producer.source}")
+        lines.append(f"depends on the input: {known.activity}")
+        lines.append(f"range: {known.interval.low:.4g} to {known.interval.high:.4g}")
+        if known.parent is not None:
+            lines.append("a function, element by element, of one other value")
+        if known.role is not None:
+            lines.append(f"role: {known.role.value}")
+        if not known.active:
+            lines.append("learned" if known.learned else "from shapes and numbers alone")
+        if known.modules:
+            lines.append(f"of the parameters of {', '.join(sorted(known.modules))}")
+        return "\n".join(lines)
 
-    @functools.cached_property
-    def ends(self) -> frozenset[Value]:
-        """The outputs of the program, and of the bodies inside it."""
-        programs = [self._program, *(program for program, _ in self._program.all_ops())]
-        return frozenset(value for program in programs for value in program.outputs)
+    # -- the walk -------------------------------------------------------------------------------
 
-    @functools.cached_property
-    def _outside(self) -> Mapping[Value, Sequence[Value]]:
-        """For the inputs of loops' and branches' bodies, the values that they stand for."""
-        found: dict[Value, list[Value]] = {}
-        for _, op in self._program.all_ops():
-            for body in op.nest.bodies if op.nest else ():
-                assert op.nest is not None
-                for i, inner in enumerate(body.inputs):
-                    handed = [body.outputs[o] for o, into in op.nest.carries if into == i]
-                    found[inner] = [op.inputs[op.nest.offset + i], *handed]
-        return found
-
-    def behind_a_layer(self, value: Value) -> bool:
-        """Whether a learned convolution or dense layer lies between the input and a value.
-
-        In a loop, whether one does in some step.
-        """
-        pending, met = [value], set()
-        while pending:
-            value = pending.pop()
-            if value in met or value in self.explained or not self[value].active:
-                continue
-            met.add(value)
-            op = self[value].producer
-            if op is None:
-                pending.extend(self._outside[value])
-            elif op.nest is not None:
-                at = op.outputs.index(value)
-                pending.extend(body.outputs[at] for body in op.nest.bodies)
-            elif self.is_learned_layer(op):
-                return True
-            else:
-                pending.extend(op.inputs)
-        return False
-
-    def is_learned_layer(self, op: Op) -> bool:
-        """Whether it is a convolution or a matrix product with weights, not of shapes alone."""
-        return op.primitive in compat.LAYERS and any(self[value].learned for value in op.inputs)
-
-    def owner(self, op: Op) -> str | None:
-        """The one module whose parameters an operation consumes (see modules.py)."""
-        owners = {owner for value in op.inputs for owner in self[value].owners}
-        return owners.pop() if len(owners) == 1 and op.nest is None else None
-
-    def _visit_program(self, program: Program) -> None:
+    def walk(self, program: Program) -> None:
         for value in program.constants:
-            self._new(value, Facts(learned=len(value.shape) > 0))
-        for op in program.ops:
-            self._visit(op)
+            self._constant(program, value)
+        super().walk(program)
 
-    def _new(self, value: Value, facts: Facts) -> None:
+    def visit(self, op: Op) -> None:
+        inputs = [self[value] for value in op.inputs]
+        if copies := self._copies(op):
+            for operand, value in copies:
+                same = replace(self[operand], producer=op)
+                if same.active:
+                    same.parent, same.depth = operand, same.depth + 1
+                self._new(value, same)
+            return
+        found = self._follow(op)
+        function = elementwise_function(op)
+        chooses = op.primitive is lax.select_n_p and not inputs[0].active
+        if function is not None and not (chooses and any(facts.active for facts in inputs)):
+            self._visit_elementwise(op, inputs, function, found[0])
+            return
+        interval = output_range(op, _without_fill(inputs))
+        moved = bool(roles.moved_normaliser(op, self))
+        for value, depends in zip(op.outputs, found, strict=True):
+            facts = Facts(depends, interval, producer=op)
+            if facts.active:
+                facts.role = Role.NORMALISER if moved else None
+            else:
+                facts = self._of_constants(op, inputs, facts)
+            self._new(value, facts)
+
+    def _copies(self, op: Op) -> list[tuple[Value, Value]]:
+        """(operand, output) where they are the same: at a barrier, or where the choice is known."""
+        if op.primitive is lax.optimization_barrier_p:
+            return list(zip(op.inputs, op.outputs, strict=True))
+        if op.primitive is not lax.select_n_p or (which := self[op.inputs[0]].known) is None:
+            return []
+        case = op.inputs[1 + int(which)]
+        return [(case, op.outputs[0])] if case.shape == op.outputs[0].shape else []
+
+    def enter(self, op: Op, border: Border) -> None:
+        apart = self.apart(op)
+        for entry in border.entries:
+            outer = self[entry.outer]
+            inside = outer.activity
+            if apart:
+                inside = activity.uniform(len(entry.inner.shape), outer.active)
+            elif entry.stacked:
+                inside = activity.cut(inside)
+            self._new(entry.inner, at_border(outer, inside))
+
+    def hand_on(self, border: Border, rounds: int) -> bool:
+        changed = False
+        for out, into in border.handed:
+            before = self[into]
+            after = either(before, self[out], widen=rounds > 2)
+            if not agree(before, after):
+                changed = True
+                self._new(into, after)
+        return changed
+
+    def leave(self, op: Op, around: Sequence[Border]) -> None:
+        chosen = any(self[value].active for value in choosers(op))
+        for i, value in enumerate(op.outputs):
+            ends = []
+            for border in around:
+                exit, inner = border.exits[i], self[border.exits[i].inner]
+                depends = inner.activity
+                if self.apart(op):
+                    depends = activity.uniform(len(value.shape), inner.active)
+                elif exit.stacked:
+                    depends = activity.stacked(depends, border.steps or 0)
+                ends.append(at_border(inner, depends))
+                if exit.carried:  # a loop of no steps hands out what it was given
+                    given = self[dict(border.handed)[exit.inner]]
+                    first = given.activity if border.steps == 0 else depends
+                    ends.append(at_border(given, first))
+            facts = functools.reduce(either, ends)
+            if chosen and not facts.active:  # nothing but the choice depends on the input
+                facts = replace(facts, activity=activity.uniform(len(value.shape), True))
+            facts.producer = op
+            self._new(value, facts)
+
+    def _follow(self, op: Op) -> list[Activity]:
+        known = self.activities(op)
+        return activity.follow(op, known, self.masks(op), lambda i: self.truths(op, i)[1])
+
+    def _visit_elementwise(
+        self, op: Op, inputs: list[Facts], function: Callable, depends: Activity
+    ) -> None:
+        (value,) = op.outputs
+        facts = Facts(depends, output_range(op, [f.interval for f in inputs]), producer=op)
+        if not facts.active:
+            facts = self._of_constants(op, inputs, facts)
+            if all(known.known is not None for known in inputs):
+                with np.errstate(all="ignore"):
+                    facts.known = np.asarray(function(*(known.known for known in inputs)), float)
+        else:
+            facts.role = Role.NORMALISER if roles.normaliser(op, self) else None
+            if facts.interval.low < 0 and roles.is_normalised(op, self):
+                facts.interval = Interval(-INF, facts.interval.high)
+            parent = self._common_parent([v for v in op.inputs if self[v].active])
+            if parent is not None and parent.shape == value.shape:
+                facts.parent, facts.depth = parent, self[parent].depth + 1
+        self._compose(op, inputs, function, facts)
+        facts.interval = roles.recognised_range(op, self) or facts.interval
+        self._new(value, facts)
+
+    def _compose(self, op: Op, inputs: list[Facts], function: Callable, facts: Facts) -> None:
+        """Where it is a function of one value and of known numbers: which, and its range."""
+        (value,) = op.outputs
+        unknown = [f for f in inputs if f.known is None]
+        origins = {f.origin for f in unknown}
+        if len(origins) != 1 or any(f.active for f in inputs) != all(f.active for f in unknown):
+            return
+        origin = origins.pop()
+        if origin is None or origin.shape != value.shape:
+            return
+        parts = [_always(f.known) if f.known is not None else f.function for f in inputs]
+
+        def composed(x: Any) -> Any:
+            return function(*(part(x) for part in parts))  # type: ignore[misc]
+
+        facts.origin, facts.function = origin, composed
+        if len(unknown) > 1 and value.floating:
+            low = intervals.minimum(composed, self[origin].interval)
+            facts.interval = Interval(max(low, facts.interval.low), facts.interval.high)
+
+    def _of_constants(self, op: Op, inputs: Sequence[Facts], facts: Facts) -> Facts:
+        """What is known of a value that does not depend on the input."""
+        facts.learned = any(f.learned for f in inputs)
+        facts.modules = frozenset().union(*(f.modules for f in inputs))
+        copied = kind(op.primitive) in (Kind.IDENTITY, Kind.MOVE)
+        # What an index out of range picks is another number.
+        if copied and layout(op.primitive) is not Layout.PICKED or _is_cast(op):
+            which = [f.known for i, f in enumerate(inputs) if i not in indices(op.primitive)]
+            facts.known = functools.reduce(same_number, which)
+        return facts
+
+    def _constant(self, program: Program, value: Value) -> None:
+        interval, numbers = ANYTHING, program.numbers.get(value)
+        # A mask that is part of the code is one. Of weights, nothing is looked at: whether they are
+        # arguments or not must not matter.
+        if numbers is not None and numbers.size and ((numbers == 0) | (numbers == 1)).all():
+            interval = Interval(float(numbers.min()), float(numbers.max()))
+        none = activity.uniform(len(value.shape), False)
+        self._new(value, Facts(none, interval, learned=len(value.shape) > 0))
+
+    def _new(self, value: Value, facts: Facts) -> Facts:
         if value.dtype == bool:
-            facts.interval = Interval(0, 1)
+            facts.interval = intervals.TRUTH
         if facts.origin is None:
             facts.origin, facts.function = value, _identity
         self._table[value] = facts
-
-    def _visit(self, op: Op) -> None:
-        inputs = [self[value] for value in op.inputs]
-        active = any(facts.active for facts in inputs)
-        if op.nest is not None:
-            self._visit_nest(op, inputs)
-        elif not active:
-            self._visit_constant(op, inputs)
-        elif op.primitive is lax.select_n_p and not inputs[0].active:
-            # A fixed mask: what it hides is no neuron's child, so it is not elementwise.
-            interval = intervals.output_interval(op, _without_fill(inputs))
-            self._new(op.outputs[0], Facts(True, interval, producer=op))
-        elif (function := intervals.elementwise_function(op)) is not None:
-            self._visit_elementwise(op, inputs, function)
-        else:
-            interval = intervals.output_interval(op, _without_fill(inputs))
-            moved = bool(op.primitive in _CARRIES_GATES and inputs[0].gate)
-            fixed = fixed_elements(
-                op, [facts.fixed for facts in inputs], [facts.active for facts in inputs]
-            )
-            for value in op.outputs:
-                self._new(value, Facts(True, interval, gate=moved, fixed=fixed, producer=op))
-
-    def _note_initial(self, body: Program, nest: Nest) -> None:
-        """Keeps what the first walk through a loop's body, its first step, found to be fixed."""
-        for op in body.ops if nest.carries else ():
-            for value in op.outputs:
-                if (pattern := self[value].fixed) is not None:
-                    self.initial.setdefault(value, {})[body] = pattern
-
-    def _visit_constant(self, op: Op, inputs: list[Facts]) -> None:
-        interval = intervals.output_interval(op, [facts.interval for facts in inputs])
-        learned = any(facts.learned for facts in inputs)
-        owners = frozenset().union(*(facts.owners for facts in inputs))
-        known = inputs[0].known if op.primitive in _COPIES else None
-        for value in op.outputs:
-            facts = Facts(False, interval, known=known, learned=learned, owners=owners, producer=op)
-            self._new(value, facts)
-
-    def _visit_elementwise(self, op: Op, inputs: list[Facts], function: Callable) -> None:
-        (value,) = op.outputs
-        interval = intervals.output_interval(op, [facts.interval for facts in inputs])
-        active = [facts for facts in inputs if facts.active]
-        facts = Facts(True, interval, producer=op, gate=self._scales(op, inputs))
-        parent = self._common_parent([v for v in op.inputs if self[v].active])
-        if parent is not None and parent.shape == value.shape:
-            facts.parent, facts.depth = parent, self[parent].depth + 1
-        facts.fixed = fixed_elementwise(value.shape, [f.fixed for f in active])
-        origins = {facts.origin for facts in active}
-        known = all(facts.active or facts.known is not None for facts in inputs)
-        origin = origins.pop()
-        if known and not origins and origin is not None and origin.shape == value.shape:
-            parts = [(f.function or _identity) if f.active else _always(f.known) for f in inputs]
-
-            def composed(x: Any) -> Any:
-                return function(*(part(x) for part in parts))
-
-            facts.origin, facts.function = origin, composed
-            if len(active) > 1 and value.floating:
-                low = intervals.numeric_minimum(composed, self[origin].interval)
-                facts.interval = Interval(max(low, interval.low), interval.high)
-        if op.primitive is lax.div_p and self._is_window_mean(op):
-            (summed,) = self[op.inputs[0]].producer.inputs  # type: ignore[union-attr]
-            facts.interval = self[summed].interval
-        facts.interval = structures.interval(op, self) or facts.interval
-        self._new(value, facts)
-
-    def _visit_nest(self, op: Op, inputs: list[Facts]) -> None:
-        """Into a loop, a branch or a shard_map; a loop is walked until its facts stay the same."""
-        nest = op.nest
-        assert nest is not None
-        for body in nest.bodies:
-            for i, (value, facts) in enumerate(
-                zip(body.inputs, inputs[nest.offset :], strict=True)
-            ):
-                self._new(value, _at_border(facts, moved=nest.stacked_input(i)))
-            self._visit_program(body)
-            self._note_initial(body, nest)
-        settled, rounds = not nest.carries, 0
-        while not settled:
-            (body,), settled, rounds = nest.bodies, True, rounds + 1
-            for out, into in nest.carries:
-                before = self[body.inputs[into]]
-                after = _either(before, self[body.outputs[out]], widen=rounds > 2)
-                if not _agree(before, after):
-                    settled = False
-                    self._new(body.inputs[into], after)
-            if not settled:
-                self._visit_program(body)
-        chosen = any(facts.active for facts in inputs[: nest.offset])
-        for i, value in enumerate(op.outputs):
-            ends = [_at_border(self[body.outputs[i]], moved=True) for body in nest.bodies]
-            if nest.carries and not nest.stacked_output(i):
-                into = dict(nest.carries)[i]
-                ends.append(_at_border(self[nest.bodies[0].inputs[into]], moved=True))
-            facts = ends[0]
-            for other in ends[1:]:
-                facts = _either(facts, other)
-            self._new(value, replace(facts, active=facts.active or chosen, producer=op))
+        return facts
 
     def _common_parent(self, values: Sequence[Value]) -> Value | None:
         """The nearest value of which all of these are functions element by element."""
@@ -264,14 +247,107 @@ class FactTable:
             common = None if common is None or other is None else common
         return common
 
-    def _is_window_mean(self, op: Op) -> bool:
-        """Whether a quotient is a window's sum over its number of elements that are no padding."""
-        sums = [self[value].producer for value in op.inputs]
-        if any(s is None or s.primitive is not lax.reduce_window_sum_p for s in sums):
-            return False
-        values, ones = (s for s in sums if s is not None)
-        known = self[ones.inputs[0]].known
-        return known is not None and float(known) == 1 and values.params == ones.params
+    # -- questions ------------------------------------------------------------------------------
+
+    def apart(self, op: Op) -> bool:
+        """Whether what is inside lies on several devices: its elements are not followed."""
+        return op.nest is not None and op.nest.devices
+
+    def activities(self, op: Op) -> list[Activity]:
+        """Those of an operation's operands, as they count for its outputs.
+
+        A gate does not, nor a divisor: they scale the signal, and get no probability for that.
+        """
+        known = [self[value].activity for value in op.inputs]
+        if op.primitive not in (lax.mul_p, lax.div_p) or any(part.none for part in known):
+            return known
+        if all(part.whole for part in known):
+            return known  # whichever it is
+        signal = 0 if op.primitive is lax.div_p else roles.signal_factor(op, self)
+        if signal is not None:
+            known[1 - signal] = activity.uniform(len(op.inputs[1 - signal].shape), False)
+        return known
+
+    def masks(self, op: Op) -> tuple[int, ...]:
+        """Positions of an operation's constant factors that may be zero: 0 where a mask hides."""
+        if op.primitive is not lax.mul_p or not any(self[value].active for value in op.inputs):
+            return ()
+        return tuple(
+            i
+            for i, known in enumerate(map(self.__getitem__, op.inputs))
+            if not known.active and known.interval.low == 0 and known.interval.high < INF
+        )
+
+    def truths(self, op: Op, i: int) -> tuple[Value, tuple[int, ...]]:
+        """What to read, and in which shape, of an operand that says which elements are meant."""
+        chooses = op.primitive is lax.select_n_p and i == 0
+        if chooses or i in self.masks(op):
+            return before_broadcast(op, i, self)
+        return op.inputs[i], op.inputs[i].shape
+
+    @functools.cached_property
+    def consumers(self) -> Mapping[Value, Sequence[Op]]:
+        """The operations that read each value, those inside loops and branches included."""
+        found: dict[Value, list[Op]] = {}
+        for _, op in self.program.all_ops():
+            for value in op.inputs:
+                found.setdefault(value, []).append(op)
+        return found
+
+    @functools.cached_property
+    def ends(self) -> frozenset[Value]:
+        """The outputs of the program, and of the bodies inside it."""
+        return frozenset(value for program in programs(self.program) for value in program.outputs)
+
+    @functools.cached_property
+    def outside(self) -> Mapping[Value, Sequence[Value]]:
+        """For the inputs of loops' and branches' bodies, the values that they stand for."""
+        found: dict[Value, list[Value]] = {}
+        for _, op in self.program.all_ops():
+            for border in borders(op):
+                for entry in border.entries:
+                    handed = [out for out, into in border.handed if into is entry.inner]
+                    found[entry.inner] = [entry.outer, *handed]
+        return found
+
+    def makers(self, value: Value) -> Sequence[Value]:
+        """The values that a value was made of, at once."""
+        op = self[value].producer
+        if op is None:
+            return self.outside.get(value, ())
+        if op.nest is None:
+            return op.inputs
+        at = op.outputs.index(value)
+        ends = [border.exits[at].inner for border in borders(op)]
+        handed = [into for border in borders(op) for out, into in border.handed if out in ends]
+        return [*choosers(op), *ends, *handed]
+
+    def behind_a_layer(self, value: Value) -> bool:
+        """Whether a learned convolution or dense layer lies between the input and a value.
+
+        In a loop, whether one does in some step.
+        """
+        pending, met = [value], set()
+        while pending:
+            value = pending.pop()
+            if value in met or value in self.explained or not self[value].active:
+                continue
+            met.add(value)
+            op = self[value].producer
+            if op is not None and self.is_learned_layer(op):
+                return True
+            pending.extend(self.makers(value))
+        return False
+
+    def is_learned_layer(self, op: Op) -> bool:
+        """Whether it is a convolution or a matrix product with weights, not of shapes alone."""
+        sums = kind(op.primitive) is Kind.AFFINE and not is_product(op)
+        return sums and any(self[value].learned for value in op.inputs)
+
+    def module(self, op: Op) -> str | None:
+        """The one module whose parameters an operation consumes (see modules.py)."""
+        modules = {module for value in op.inputs for module in self[value].modules}
+        return modules.pop() if len(modules) == 1 and op.nest is None else None
 
     def depends(self, value: Value, base: Value) -> list[Op] | None:
         """The operations that ``value`` was computed by from ``base``; None if it was not."""
@@ -290,17 +366,9 @@ class FactTable:
             pending.extend(op.inputs)
         return list(ops.values()) if met else None
 
-    def _scales(self, op: Op, inputs: list[Facts]) -> bool:
-        """Whether an elementwise result is a normaliser: 1/s, s^-p, or built from such."""
-        if op.primitive is lax.rsqrt_p:
-            return True
-        if op.primitive is lax.div_p and not inputs[0].active:
-            return True
-        if op.primitive is lax.integer_pow_p and op.params["y"] < 0:
-            return True
-        if op.primitive is lax.pow_p and inputs[1].interval.high < 0:
-            return True
-        return all(facts.gate or not facts.active for facts in inputs)
+
+def _is_cast(op: Op) -> bool:
+    return op.primitive is lax.convert_element_type_p
 
 
 def _without_fill(inputs: Sequence[Facts]) -> list[Interval]:
@@ -308,42 +376,11 @@ def _without_fill(inputs: Sequence[Facts]) -> list[Interval]:
 
     The -1e9 of a masked maximum is not the bound of what the mask leaves.
     """
-    signal = next(facts.interval for facts in inputs if facts.active)
+    signal = next((facts.interval for facts in inputs if facts.active), None)
     return [
-        facts.interval if facts.active or facts.interval.high > FILL else signal for facts in inputs
+        facts.interval if facts.active or signal is None or facts.interval.high > FILL else signal
+        for facts in inputs
     ]
-
-
-def _at_border(facts: Facts, moved: bool) -> Facts:
-    """What is known of a value on the other side of a loop's, branch's or shard_map's border."""
-    return Facts(
-        facts.active, facts.interval, gate=facts.gate, known=facts.known, learned=facts.learned,
-        owners=facts.owners, fixed=None if moved else facts.fixed,
-    )  # fmt: skip
-
-
-def _either(a: Facts, b: Facts, widen: bool = False) -> Facts:
-    """What is known of a value that may be one or the other.
-
-    Args:
-      widen: give up an end of the interval that has moved again from ``a`` to ``b``.
-    """
-    low, high = min(a.interval.low, b.interval.low), max(a.interval.high, b.interval.high)
-    if widen:
-        low = low if low == a.interval.low else -intervals.INF
-        high = high if high == a.interval.high else intervals.INF
-    same = a.known is not None and b.known is not None and bool(a.known == b.known)
-    return replace(
-        a, active=a.active or b.active, interval=Interval(low, high), gate=a.gate and b.gate,
-        known=a.known if same else None, learned=a.learned or b.learned,
-        owners=a.owners | b.owners, fixed=None,
-    )  # fmt: skip
-
-
-def _agree(a: Facts, b: Facts) -> bool:
-    known = a.known is b.known or (None not in (a.known, b.known) and bool(a.known == b.known))
-    parts = [(f.active, f.interval, f.gate, f.learned) for f in (a, b)]
-    return known and parts[0] == parts[1]
 
 
 def _identity(x: Any) -> Any:
@@ -352,11 +389,3 @@ def _identity(x: Any) -> Any:
 
 def _always(number: Any) -> Callable[[Any], Any]:
     return lambda x: number
-
-
-_CARRIES_GATES = frozenset(
-    [lax.reshape_p, lax.transpose_p, lax.broadcast_in_dim_p, lax.squeeze_p, lax.slice_p]
-) | frozenset(compat.existing("tile"))
-_COPIES = frozenset(
-    [lax.broadcast_in_dim_p, lax.convert_element_type_p, compat.pvary_p, compat.reshard_p]
-)

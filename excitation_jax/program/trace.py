@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from . import compat
+from .primitives import Kind, kind
 from .trip_count import trip_count
 
 
@@ -85,6 +86,9 @@ class Nest:
       consts: number of a loop's inputs that are the same at each step.
       length: number of a loop's steps; None where it is no loop. What is neither a constant nor a
         carry has a leading axis of this length outside.
+      devices: it runs on each device, on a part of every value.
+
+    What that means for a value is said by `walk.borders`.
     """
 
     bodies: tuple[Program, ...]
@@ -92,14 +96,7 @@ class Nest:
     carries: tuple[tuple[int, int], ...] = ()
     consts: int = 0
     length: int | None = None
-
-    def stacked_input(self, i: int) -> bool:
-        """Whether input ``i`` of the body is one step's part of an array over all steps."""
-        return self.length is not None and i >= self.consts + len(self.carries)
-
-    def stacked_output(self, i: int) -> bool:
-        """The same of an output."""
-        return self.length is not None and i >= len(self.carries)
+    devices: bool = False
 
 
 @dataclass(eq=False)
@@ -111,7 +108,7 @@ class Program:
     ``parent`` is the program that holds the loop or branch whose body this one is. ``owners``
     names the modules that inputs are parameters of, ``path`` is the stack of scopes around all,
     ``closed_calls`` are jitted functions that are not opened; ``unchanged`` has the value behind
-    each stop_gradient.
+    each stop_gradient, ``numbers`` the numpy arrays that the function's code holds.
     """
 
     inputs: tuple[Value, ...]
@@ -125,6 +122,7 @@ class Program:
     path: tuple[str, ...] = ()
     closed_calls: frozenset[str] = frozenset()
     unchanged: dict[Value, Value] = field(default_factory=dict)
+    numbers: dict[Value, np.ndarray] = field(default_factory=dict)
 
     def all_ops(self, sharded: bool = True) -> Iterator[tuple[Program, Op]]:
         """Every operation with the program that holds it, those inside another one before it.
@@ -188,6 +186,7 @@ def trace(
         captured=tuple(_value(var.aval) for var in jaxpr.constvars),
         closed_calls=closed_calls,
     )
+    program.numbers.update(_numbers(program.captured, closed.consts))
     context = _Context((), None, (), ())
     outputs = _inline(program, jaxpr, [*program.captured, *program.inputs], context)
     program.outputs = tuple(outputs)
@@ -196,6 +195,10 @@ def trace(
 
 def _value(aval: Any, literal: Any = None, steps: tuple[int, ...] = ()) -> Value:
     return Value(tuple(aval.shape), aval.dtype, literal, compat.varying(aval), steps)
+
+
+#: Larger arrays are not looked through.
+MOST_NUMBERS = 2**20
 
 
 class _Context(NamedTuple):
@@ -227,7 +230,7 @@ def _inline(
             env[eqn.outvars[0]] = same
             continue
         stays = eqn.primitive is compat.jit_p and eqn.params["name"] in program.closed_calls
-        if eqn.primitive in compat.INLINED and not stays:
+        if eqn.primitive in compat.BODIES and not stays:
             inner, const_values = _open(program, compat.body(eqn.primitive, eqn.params), here)
             if eqn.primitive is compat.jit_p:
                 name = _function_name(eqn.params["name"], inner)
@@ -271,7 +274,18 @@ def _open(program: Program, closed: Any, context: _Context) -> tuple[Any, list[V
     inner, consts = closed
     values = [_value(var.aval, None, context.steps) for var in inner.constvars]
     program.constants.update(zip(values, consts, strict=True))
+    program.numbers.update(_numbers(values, consts))
     return inner, values
+
+
+def _numbers(values: Sequence[Value], arrays: Sequence[Any]) -> dict[Value, np.ndarray]:
+    """Arrays that are part of the code, like its literals: numpy's. JAX's are weights."""
+    every = zip(values, arrays, strict=True)
+    return {
+        value: np.asarray(array)
+        for value, array in every
+        if not isinstance(array, jax.Array) and np.size(array) <= MOST_NUMBERS
+    }
 
 
 def _nest(program: Program, eqn: Any, inputs: Sequence[Value], context: _Context) -> Nest | None:
@@ -297,7 +311,7 @@ def _nest(program: Program, eqn: Any, inputs: Sequence[Value], context: _Context
     if eqn.primitive is compat.cond_p:
         return Nest(tuple(map(body, params["branches"])), 1)
     if eqn.primitive is compat.shard_map_p:
-        return Nest((body(params["jaxpr"]),))
+        return Nest((body(params["jaxpr"]),), devices=True)
     if eqn.primitive is compat.while_p:
         known = [value.literal for value in inputs]
         length = trip_count(params, known)
@@ -313,9 +327,9 @@ def _function_name(name: str, jaxpr: Any) -> str | None:
     if name.startswith("_"):
         return None
     for eqn in jaxpr.eqns:
-        if compat.scopes(eqn.source_info) or eqn.primitive in compat.LAYERS:
+        if compat.scopes(eqn.source_info) or kind(eqn.primitive) is Kind.AFFINE:
             return None
-        if eqn.primitive in compat.INLINED:
+        if eqn.primitive in compat.BODIES:
             inner, _ = compat.body(eqn.primitive, eqn.params)
             if _function_name("inner", inner) is None:
                 return None
@@ -324,9 +338,12 @@ def _function_name(name: str, jaxpr: Any) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def _collapse_methods(path: tuple[str, ...]) -> tuple[str, ...]:
-    """Drops Linen's ``Module.method`` scopes, which stand beside the module's own."""
-    return tuple(
-        name.split(".")[0]
-        for i, name in enumerate(path)
-        if "." not in name or i + 1 == len(path) or path[i + 1] != name.split(".")[0]
-    )
+    """Drops Linen's ``Module.method()`` scopes where they stand beside the module's own."""
+    names: list[str] = []
+    for i, name in enumerate(path):
+        module = name.partition(".")[0] if name.endswith("()") else None
+        if module is None:
+            names.append(name)
+        elif module not in (*names[-1:], *path[i + 1 : i + 2]):
+            names.append(module)
+    return tuple(names)

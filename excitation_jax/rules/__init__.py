@@ -1,12 +1,21 @@
 """The rules: what happens to the probability at each operation."""
 
-from .control_flow import DeviceSum, Within
-from .elementwise import Elementwise, Product, Quotient
-from .linear import Affine, Difference, Sum
-from .pooling import Winner
+from .passing import (
+    Difference,
+    Elementwise,
+    Gather,
+    Move,
+    Place,
+    PlacedWinner,
+    Product,
+    Quotient,
+    Select,
+    Winner,
+    Within,
+)
 from .rule import Call, Rule, Site, safe_divide
 from .ruleset import EXCITATION, EXCITATION_RESIDUAL, EXCITATION_TORCHRAY, RuleSet
-from .structure import Gather, Move, Scatter, Select
+from .sharing import Affine, DeviceSum, PlacedSum, Sum
 
 __all__ = [
     "EXCITATION",
@@ -19,11 +28,13 @@ __all__ = [
     "Elementwise",
     "Gather",
     "Move",
+    "Place",
+    "PlacedSum",
+    "PlacedWinner",
     "Product",
     "Quotient",
     "Rule",
     "RuleSet",
-    "Scatter",
     "Select",
     "Site",
     "Sum",

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..program import compat
-from ..program.rectifiers import rectified
-from .control_flow import Within
-from .pooling import Winner
-from .rule import Call, Flow, Plan, Refuse, Rule, Site, Through
+from ..program.primitives import Kind, kind
+from ..program.roles import rectified
+from .passing import Move, Winner, Within
+from .rule import Call, Flow, Refuse, Route, Rule, Site, Through
 from .ruleset import RuleSet
-from .structure import Move
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class OwnGradient(Rule):
 
     equation = "gradient"
 
-    def plan(self, site: Site) -> Plan:
+    def route(self, site: Site) -> Route:
         op = site.op
         if any(v.inexact and not v.floating for v in (*op.inputs, *op.outputs)):
             return Refuse("it computes with complex numbers, and signals are real")
@@ -34,7 +33,8 @@ class OwnGradient(Rule):
         # pass a stop_gradient: where slopes above it are infinite, 0 of them would be NaN.
         stops = op.primitive is lax.stop_gradient_p
         sources = tuple(i for i in site.signals if op.inputs[i].floating and not stops)
-        if op.primitive in _CASTS and sources:
+        same = kind(op.primitive) is Kind.IDENTITY or op.primitive is lax.convert_element_type_p
+        if same and sources:
             return Through(op.inputs[0])  # in the signal's own precision
         return Flow(sources)
 
@@ -60,7 +60,7 @@ class Rectifier(OwnGradient):
     """A ReLU, max(x, 0): the signal passes where the unit is active, and where it is positive.
 
     At x = 0 the slope is 0, as that of `jax.nn.relu` is. Other maxima have their own gradient (see
-    rectifiers.py).
+    roles.py).
 
     Attributes:
       active: only where x > 0 (the gradient).
@@ -85,14 +85,10 @@ class Rectifier(OwnGradient):
         return [passed if i == source else None for i in range(2)]
 
 
-#: What changes a value's precision only.
-_CASTS = frozenset([lax.convert_element_type_p, lax.reduce_precision_p])
-
-
 def _gradient_rules(name: str, rectifier: Rectifier) -> RuleSet:
     families: list[tuple[Rule, tuple[compat.Primitive, ...]]] = [
         (rectifier, (lax.max_p,)),
-        # JAX's own divides by the number of elements that equal the maximum: see pooling.py.
+        # JAX's own divides by the number of elements that equal the maximum: see passing.py.
         (Winner(), (lax.reduce_max_p, lax.reduce_min_p)),
         (Within(), (compat.scan_p, compat.while_p, compat.cond_p, compat.shard_map_p)),
         # What moves elements is its own gradient without keeping its operands.

@@ -23,13 +23,13 @@ from jax import lax
 from jax.extend.core import primitives
 
 from ..program import compat
+from ..program.primitives import Kind, kind
 from ..program.trace import Op
-from .linear import Affine
 from .rule import (
     Call,
     Flow,
-    Plan,
     Refuse,
+    Route,
     Rule,
     Site,
     Through,
@@ -38,17 +38,18 @@ from .rule import (
     unbroadcast,
 )
 from .ruleset import EXCITATION, RuleSet
-from .structure import Scatter
+from .sharing import Affine, PlacedSum
+from .tail import tails
 
 
 @dataclass(frozen=True)
 class Relevance(Rule):
     """Base of LRP's rules for affine operations; weights that are gates count as constants."""
 
-    reads_tail = True
+    find_tails = staticmethod(tails)
 
-    def plan(self, site: Site) -> Plan:
-        return Affine().plan(site)
+    def route(self, site: Site) -> Route:
+        return Affine().route(site)
 
 
 @dataclass(frozen=True)
@@ -186,14 +187,14 @@ class First(Rule):
 
     first: Rule
     other: Rule
-    reads_tail = True
+    find_tails = staticmethod(tails)
 
     @property
     def equation(self) -> str:  # type: ignore[override]
         return f"{self.other.equation}, first {self.first.equation}"
 
-    def plan(self, site: Site) -> Plan:
-        return self.other.plan(site)
+    def route(self, site: Site) -> Route:
+        return self.other.route(site)
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:
         op, facts = call.step.site.op, call.step.site.facts
@@ -218,12 +219,12 @@ class RelevanceSum(Rule):
     sign: int = 1
     epsilon: float = 1e-6
     equation = "LRP-epsilon"
-    reads_tail = True
+    find_tails = staticmethod(tails)
 
-    def plan(self, site: Site) -> Plan:
+    def route(self, site: Site) -> Route:
         a, b = site.op.inputs
-        if (plan := only_child(site)) is not None:
-            return plan
+        if (child := only_child(site)) is not None:
+            return child
         between = site.facts.depends(b, a) if self.sign < 0 else None
         if between is not None and not any(map(_has_layers, between)):
             return Through(a, "R5 normaliser")
@@ -238,14 +239,14 @@ class RelevanceSum(Rule):
 
 def _has_layers(op: Op) -> bool:
     inside = [] if op.nest is None else [o for body in op.nest.bodies for _, o in body.all_ops()]
-    return any(other.primitive in compat.LAYERS for other in (op, *inside))
+    return any(kind(other.primitive) is Kind.AFFINE for other in (op, *inside))
 
 
 @dataclass(frozen=True)
 class NoDeviceSum(Rule):
     """Refuses psum: a neuron that is summed over devices is not seen as one."""
 
-    def plan(self, site: Site) -> Plan:
+    def route(self, site: Site) -> Route:
         return Refuse(
             "LRP needs all parts of a neuron's sum in one place, and these lie on several devices: "
             "run the model without shard_map"
@@ -286,7 +287,7 @@ def lrp_rules(
         ),
         **dict.fromkeys((lax.add_p, primitives.add_jaxvals_p), RelevanceSum(1, epsilon)),
         lax.sub_p: RelevanceSum(-1, epsilon),
-        lax.scatter_add_p: Scatter(added=True, clamped=False),
+        lax.scatter_add_p: PlacedSum(clamped=False),
         **dict.fromkeys((lax.psum_p, compat.psum_invariant_p), NoDeviceSum()),
     }  # fmt: skip
     return RuleSet(name, MappingProxyType(table))

@@ -1,6 +1,6 @@
 """What a rule is: how the probability that arrives at an operation's output moves on.
 
-A rule answers two questions. `Rule.plan`, while the model is traced: which operands are
+A rule answers two questions. `Rule.route`, while the model is traced: which operands are
 children of the output neurons? `Rule.backward`, in the backward pass: what share does each get?
 """
 
@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from ..program import compat
-from ..program.facts import Facts, FactTable
-from ..program.trace import Op, Program, Value
+from ..program.facts import FactTable
+from ..program.record import Facts
+from ..program.trace import Op, Value
 
 
 class Through(NamedTuple):
-    """Plan: the probability passes unchanged to ``source`` (summed where it was broadcast).
+    """Route: the probability passes unchanged to ``source`` (summed where it was broadcast).
 
     ``equation`` says why, for `explain_rules`, where the rule's own does not.
     """
@@ -29,30 +30,31 @@ class Through(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """Plan: the operation moves elements; the probability moves back by its own transpose."""
+    """Route: the operation moves elements; the probability moves back by its own transpose."""
 
     sources: tuple[int, ...]
 
 
 class Flow(NamedTuple):
-    """Plan: `Rule.backward` decides, for the operands at these positions."""
+    """Route: `Rule.backward` decides, for the operands at these positions."""
 
     sources: tuple[int, ...]
 
 
 class Inside(NamedTuple):
-    """Plan: the operation holds functions (a loop, a branch); the rules apply inside them."""
+    """Route: the operation holds functions (a loop, a branch); the rules apply inside them."""
 
     sources: tuple[int, ...] = ()
 
 
 class Refuse(NamedTuple):
-    """Plan: there is no meaning for this; the reason completes the error message."""
+    """Route: there is no meaning for this; the reason completes the error message."""
 
     reason: str
 
 
-Plan = Through | Structure | Flow | Inside | Refuse
+#: How the probability at an operation's outputs moves on.
+Route = Through | Structure | Flow | Inside | Refuse
 
 
 @dataclass(eq=False, slots=True)
@@ -93,26 +95,59 @@ class Site:
         return self.parent
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Step:
-    """A planned operation: what the backward pass has to know, all of it static."""
+    """What the backward pass does at an operation; all of it static.
+
+    Attributes:
+      site, rule, route: the operation, the rule that it meets, and what that does.
+      contrastive: one of the first affine operations below the output, in a contrastive pass.
+      output_sign, input_signs: read the sign of the scale behind the output and the operands (see
+        direction.py); None where it is positive.
+      companions: for operands of which some elements are constants, as is known only when the model
+        runs: the value that says which (see activity.py).
+      gated: for operands that are a bounded signal times a gate: the signal's bound, and the gate.
+      identity_skip: the position of the skip in a residual sum; None where it is no such sum.
+      tail: for rules that ask (`Rule.find_tails`), what they found behind the output.
+    """
 
     site: Site
     rule: Rule
-    plan: Plan
-    #: One of the first affine operations below the output, in a contrastive pass.
+    route: Through | Structure | Flow | Inside
     contrastive: bool = False
-    #: Which of the outputs' values have a scale behind them (see orientation.py).
-    oriented_inputs: tuple[Any, ...] = ()
-    oriented_output: Any = None
-    #: Reads the constant affine function behind the output (see tail.py), for rules that want it.
-    tail: Any = None
-    #: For operands that are a bounded signal times a gate: the signal's bound, and the gate.
-    gated_inputs: tuple[tuple[float, Value] | None, ...] = ()
-    #: For operands inside loops, which elements are constants in a loop's first step.
-    initial_inputs: tuple[dict[Program, Any], ...] = ()
-    #: The skip operand of a residual sum, by position (None: not such a sum).
+    output_sign: Any = None
+    input_signs: tuple[Any, ...] = ()
+    companions: tuple[Value | None, ...] = ()
+    gated: tuple[tuple[float, Value] | None, ...] = ()
     identity_skip: int | None = None
+    tail: Any = None
+
+    @property
+    def sources(self) -> tuple[Value, ...]:
+        """The values that the probability goes to."""
+        if isinstance(self.route, Through):
+            return (self.route.source,)
+        return tuple(self.site.op.inputs[i] for i in self.route.sources)
+
+    def checked(self, shares: Any) -> list[jax.Array | None]:
+        """What the rule returned, an array or None for each operand.
+
+        Raises:
+          TypeError: it is something else. `jax.custom_vjp` itself would accept a wrong dtype.
+        """
+        op = self.site.op
+        where = f"the rule for {op.primitive.name} in {self.site.path or 'the model'}"
+        if not isinstance(shares, (tuple, list)) or len(shares) != len(op.inputs):
+            raise TypeError(
+                f"{where} must return one probability per operand ({len(op.inputs)}, None for "
+                f"those that get nothing), and returned {shares!r}"
+            )
+        for i, (share, value) in enumerate(zip(shares, op.inputs, strict=True)):
+            if share is not None and share.shape != value.shape:
+                raise TypeError(
+                    f"{where} returned shape {share.shape} for operand {i} of shape {value.shape}"
+                )
+        return list(shares)
 
 
 @dataclass(eq=False, slots=True)
@@ -128,10 +163,9 @@ class Call:
       input_signs: the same for each operand.
       input_lows: for operands that are a bounded signal times a gate, lambda times the gate: a
         closed gate lets no excitation through.
-      tail: for rules that read it (`Rule.reads_tail`), the scale and shift that follow the output;
-        None where nothing does.
-      input_initial: for operands inside a loop, which elements are constants in this step.
+      active: for each operand, which elements depend on the input; None where all do.
       contrastive: the negated operation's excitation is to be subtracted (Eq. 8, 9).
+      tail: what `Rule.find_tails` found, read.
     """
 
     step: Step
@@ -140,13 +174,13 @@ class Call:
     output_sign: jax.Array | None = None
     input_signs: tuple[jax.Array | None, ...] = ()
     input_lows: tuple[jax.Array | None, ...] = ()
-    input_initial: tuple[jax.Array | None, ...] = ()
+    active: tuple[Any, ...] = ()
     contrastive: bool = False
     tail: tuple[jax.Array, jax.Array] | None = None
 
     @property
     def sources(self) -> tuple[int, ...]:
-        return self.step.plan.sources  # type: ignore[union-attr]
+        return self.step.route.sources  # type: ignore[union-attr]
 
     def value(self, i: int) -> jax.Array:
         """Operand ``i``, in the dtype of the probabilities where it is floating."""
@@ -168,13 +202,9 @@ class Call:
         return h if constants is None else jnp.where(constants, 0, h)
 
     def constants(self, i: int) -> Any:
-        """Which elements of operand ``i`` are constants and no neurons; None for none.
-
-        What was padded or concatenated to a value is, and a loop's initial state.
-        """
-        fixed = self.step.site.operands[i].fixed
-        initial = self.input_initial[i] if self.input_initial else None
-        return initial if fixed is None else fixed if initial is None else fixed | initial
+        """Which elements of operand ``i`` are constants and no neurons; None for none."""
+        active = self.active[i] if self.active else None
+        return None if active is None else ~active
 
     def bind(self, *operands: jax.Array) -> Any:
         """The operation itself, on other operands of the probabilities' dtype."""
@@ -186,7 +216,7 @@ class Call:
 
 
 def only_child(site: Site) -> Through | None:
-    """R2, R5: the plan for an elementwise function of one signal; None for one of several."""
+    """R2, R5: the route of an elementwise function of one signal; None for one of several."""
     if site.child is None:
         return None
     arithmetic = len(site.signals) == 1 and len(site.op.inputs) == 2
@@ -194,16 +224,35 @@ def only_child(site: Site) -> Through | None:
 
 
 class Rule:
-    """Base of all rules. ``equation`` names the source, for `explain_rules`."""
+    """Base of all rules.
+
+    Attributes:
+      equation: names the source, for `explain_rules`.
+      contrasts: whether `backward` heeds `Call.contrastive`, as the rule of a top layer in a c-MWP
+        must.
+      shares: whether it gives each child a part in proportion to its excitation h * w+.
+      selects: whether P goes where the operation's own gradient says.
+      clamped: whether h is `Call.activation`; the value as it is otherwise.
+      effective: whether the scale behind an operation counts into its weights.
+      find_tails: from a program, its facts and its readers, what to know of that which follows an
+        output, by value; a function of what reads constants. None for rules that do not ask.
+    """
 
     equation: str = ""
-    #: Whether `backward` reads `Call.tail`.
-    reads_tail: bool = False
-    #: Whether `backward` heeds `Call.contrastive`, as the rule of a top layer in a c-MWP must.
     contrasts: bool = False
+    shares: bool = False
+    selects: bool = False
+    clamped: bool = True
+    effective: bool = True
+    find_tails: Callable[..., Any] | None = None
 
-    def plan(self, site: Site) -> Plan:
+    def route(self, site: Site) -> Route:
+        """Where the probability at an operation's outputs may go."""
         return Flow(site.signals)
+
+    def left_out(self, step: Step) -> int | None:
+        """The operand of a sum that gets nothing, whatever its value; None for most rules."""
+        return None
 
     def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
         """Shares of ``p`` (a tuple for several outputs): one array per operand, or None."""

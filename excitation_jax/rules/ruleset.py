@@ -11,13 +11,23 @@ from typing import Any
 from jax import lax
 from jax.extend.core import primitives
 
-from ..program import compat, intervals
-from .control_flow import DeviceSum, Within
-from .elementwise import Elementwise, Product, Quotient
-from .linear import Affine, Difference, Sum
-from .pooling import Winner
+from ..program import compat
+from ..program.primitives import TABLE, Kind
+from .passing import (
+    Difference,
+    Elementwise,
+    Gather,
+    Move,
+    Place,
+    PlacedWinner,
+    Product,
+    Quotient,
+    Select,
+    Winner,
+    Within,
+)
 from .rule import CustomRule, Rule
-from .structure import Gather, Move, Scatter, Select
+from .sharing import Affine, DeviceSum, PlacedSum, Sum
 
 Primitive = compat.Primitive
 
@@ -118,32 +128,21 @@ def excitation_rules(
 ) -> RuleSet:
     """The rules of Excitation Backprop; the options are those of `Affine` and `Sum`."""
     affine, total = Affine(effective, clamped), Sum(clamped, skips)
-    families: list[tuple[Rule, tuple[Primitive, ...]]] = [
-        (Elementwise(), (*intervals.MONOTONE, *intervals.OTHER_UNARY)),
-        (Elementwise(), (lax.integer_pow_p, lax.pow_p, lax.clamp_p)),
-        (Elementwise(), (*intervals.TRUTH, lax.and_p, lax.or_p, lax.not_p)),
-        (affine, (lax.conv_general_dilated_p, lax.dot_general_p)),
-        (affine, (lax.reduce_sum_p, lax.reduce_window_sum_p, lax.cumsum_p)),
-        (total, (lax.add_p, primitives.add_jaxvals_p)),
-        (Difference(), (lax.sub_p,)),
-        (Product(), (lax.mul_p,)),
-        (Quotient(), (lax.div_p,)),
-        (Winner(), (lax.max_p, lax.min_p, lax.reduce_max_p, lax.reduce_min_p)),
-        (Winner(), (lax.reduce_window_max_p, lax.reduce_window_min_p)),
-        (Winner(), (lax.sort_p, lax.cummax_p, lax.cummin_p)),
-        (Move(), (lax.reshape_p, lax.transpose_p, lax.squeeze_p, lax.broadcast_in_dim_p)),
-        (Move(), (lax.slice_p, lax.dynamic_slice_p, lax.dynamic_update_slice_p)),
-        (Move(), (lax.pad_p, lax.concatenate_p, lax.rev_p)),
-        (Gather(), (lax.gather_p,)),
-        (Scatter(), (lax.scatter_p,)),
-        (Scatter(True, clamped), (lax.scatter_add_p,)),
-        (Move(), compat.existing("split", "tile", "stack", "unstack", "optimization_barrier")),
-        (Select(), (lax.select_n_p,)),
-        (Within(), (compat.scan_p, compat.while_p, compat.cond_p, compat.shard_map_p)),
-        (DeviceSum(), (lax.psum_p, compat.psum_invariant_p)),
-        (Move(), (compat.pvary_p, lax.all_gather_p, lax.all_to_all_p, lax.ppermute_p)),
-    ]
-    table = {primitive: rule for rule, family in families for primitive in family}
+    by_kind: dict[Kind, Rule] = {
+        Kind.ELEMENTWISE: Elementwise(), Kind.IDENTITY: Elementwise(), Kind.MOVE: Move(),
+        Kind.SUM: affine, Kind.AFFINE: affine, Kind.WINNER: Winner(), Kind.NEST: Within(),
+    }  # fmt: skip
+    exceptions: dict[Primitive, Rule] = {
+        **dict.fromkeys((lax.add_p, primitives.add_jaxvals_p), total),
+        lax.sub_p: Difference(), lax.mul_p: Product(), lax.div_p: Quotient(),
+        lax.max_p: Winner(), lax.min_p: Winner(), lax.select_n_p: Select(),
+        lax.gather_p: Gather(), lax.scatter_p: Place(), lax.scatter_add_p: PlacedSum(clamped),
+        lax.scatter_max_p: PlacedWinner(), lax.scatter_min_p: PlacedWinner(),
+        lax.psum_p: DeviceSum(), compat.psum_invariant_p: DeviceSum(),
+    }  # fmt: skip
+    # Under explicit sharding (reshard) nothing has been tried.
+    rows = {primitive: row for primitive, row in TABLE.items() if primitive is not compat.reshard_p}
+    table = {p: by_kind[row.kind] for p, row in rows.items() if row.kind in by_kind} | exceptions
     return RuleSet(name, MappingProxyType(table))
 
 

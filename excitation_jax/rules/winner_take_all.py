@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives
 
-from .linear import Affine, Sum
 from .rule import Call
 from .ruleset import EXCITATION
+from .sharing import Affine, Sum
 
 
 @dataclass(frozen=True)

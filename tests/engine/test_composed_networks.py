@@ -221,8 +221,14 @@ def met_by() -> dict[str, Program]:
     return found
 
 
+#: Without a gradient in JAX, and so without a matrix in the chain: tests/rules/test_scatter.py has
+#: them, against a loop.
+WITHOUT_GRADIENT = {"scatter-max", "scatter-min"}
+
+
 def test_every_supported_primitive_is_met() -> None:
-    assert {primitive.name for primitive in EXCITATION.table} <= met_by().keys()
+    known = {primitive.name for primitive in EXCITATION.table}
+    assert known - WITHOUT_GRADIENT <= met_by().keys()
 
 
 @pytest.mark.slow

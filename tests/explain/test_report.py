@@ -156,3 +156,23 @@ def test_the_table_can_be_read(variables: dict) -> None:
     without = str(ej.explain_rules(Net().apply, variables, X)).splitlines()
     assert "mass" not in without[0] and "probability reached" not in "\n".join(without)
     np.testing.assert_array_less([len(line) for line in without], 200)
+
+
+def test_an_operation_that_no_analysis_knows_is_told() -> None:
+    """A rule of one's own makes it pass; that its elements are not followed is said."""
+    rules = ej.EXCITATION.replace({lax.erf_inv_p: lambda call, p: [p]})
+    report = ej.explain_rules(
+        lambda w, x: lax.erf_inv(x) @ w, jnp.ones((3, 2)), jnp.full((2, 3), 0.5), rules=rules
+    )
+    (row,) = (row for row in report.rows if row.primitive == "erf_inv")
+    assert "unknown operation: no bound, no axes, every element counts" in row.note
+    assert not any("unknown" in row.note for row in report.rows if row.primitive != "erf_inv")
+
+
+def test_a_report_of_a_model_that_prints() -> None:
+    def model(w: jax.Array, x: jax.Array) -> jax.Array:
+        jax.debug.print("{}", x.max())
+        return x @ w
+
+    report = ej.explain_rules(model, jnp.ones((3, 2)), jnp.full((2, 3), 0.5), target=0)
+    assert [row.kind for row in report.rows if row.primitive == "dot_general"] == ["signal"]

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from excitation_jax import maps
+from excitation_jax.maps import arrays
 
 RNG = np.random.default_rng(0)
 
 
 def test_examples_in_the_docstrings():
-    failed, tried = doctest.testmod(maps)
+    failed, tried = doctest.testmod(arrays)
     assert tried and not failed
 
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import excitation_jax as ej
 
@@ -99,5 +101,34 @@ def test_indices_that_depend_on_the_input_are_refused() -> None:
 
 
 def test_other_scatters_are_refused() -> None:
-    with pytest.raises(ej.UnsupportedPrimitiveError, match="scatter-max"):
-        ej.excite(lambda x: jnp.zeros(6).at[jnp.array([0, 0, 1])].max(x))(jnp.arange(3.0))
+    with pytest.raises(ej.UnsupportedPrimitiveError, match="scatter-mul"):
+        ej.excite(lambda x: jnp.ones(6).at[jnp.array([0, 0, 1])].multiply(x))(jnp.arange(3.0))
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_a_segments_winner_takes_all(largest: bool, data: st.DataObject) -> None:
+    """Against a loop: equal parts where several are equal, and to x where nothing placed wins."""
+    count, size = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 4))
+    places = data.draw(st.lists(st.integers(0, size), min_size=count, max_size=count))
+    numbers = st.integers(-3, 3).map(float)
+    y = data.draw(st.lists(numbers, min_size=count, max_size=count))
+    x = data.draw(st.lists(numbers, min_size=size, max_size=size))
+    p = data.draw(st.lists(st.integers(0, 4).map(float), min_size=size, max_size=size))
+
+    def placed(x: jax.Array, y: jax.Array) -> jax.Array:
+        at = x.at[jnp.array(places)]
+        return at.max(y) if largest else at.min(y)
+
+    out, pull = jax.vjp(ej.excite(placed, argnums=(0, 1)), jnp.array(x), jnp.array(y))
+    share_x, share_y = np.zeros(size), np.zeros(count)
+    for i in range(size):  # an index of `size` lies outside, and is dropped
+        candidates = [j for j in range(count) if places[j] == i and y[j] == float(out[i])]
+        for j in candidates:
+            share_y[j] += p[i] / len(candidates)
+        if not candidates:
+            share_x[i] += p[i]
+    found_x, found_y = pull(jnp.array(p))
+    np.testing.assert_allclose(found_x, share_x, atol=1e-6)
+    np.testing.assert_allclose(found_y, share_y, atol=1e-6)

@@ -1,22 +1,23 @@
 """The constant affine functions that follow values: the bias, a BatchNorm.
 
 A convolution with what follows it, ``y = scale * (W x) + shift``, is one neuron. Excitation needs
-the sign of the scale alone (orientation.py), a relevance also the shift: a bias takes its share.
+the sign of the scale alone (direction.py), a relevance also the shift: a bias takes its share.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..program.constants import reader
 from ..program.facts import FactTable
+from ..program.primitives import Kind, Layout, kind, layout
 from ..program.trace import Op, Program, Value
-from .orientation import UNCHANGED, Read, constant_reader
 
 
 class Tail(NamedTuple):
@@ -26,7 +27,8 @@ class Tail(NamedTuple):
     shift: jax.Array
 
 
-TailReader = Callable[[Read], Tail]
+#: Of a function that reads constants.
+TailReader = Callable[[Callable[[Value], Any]], Tail]
 
 
 def tails(
@@ -60,7 +62,7 @@ def _through(
         return None if behind is None else lambda read: Tail(*map(moved, behind(read)))
     if op.outputs[0].shape != value.shape:
         return None
-    if op.primitive in UNCHANGED and len(op.inputs) == 1:
+    if kind(op.primitive) is Kind.IDENTITY or op.primitive is lax.convert_element_type_p:
         return behind
     if op.primitive is lax.neg_p:
         minus_one, nothing = (jnp.full((1,) * len(value.shape), number) for number in (-1.0, 0.0))
@@ -71,9 +73,9 @@ def _through(
         return None
     if op.primitive is lax.div_p and op.inputs[0] is not value:
         return None
-    constant = constant_reader(others[0], len(value.shape), facts)
+    constant = reader(op, op.inputs.index(others[0]), facts)
 
-    def reader(read: Read) -> Tail:
+    def here_and_behind(read: Any) -> Tail:
         number = constant(read)
         one, zero = jnp.ones_like(number), jnp.zeros_like(number)
         if op.primitive is lax.mul_p:
@@ -88,7 +90,7 @@ def _through(
             here = Tail(-one, number)
         return _composed(here, behind, read)
 
-    return reader
+    return here_and_behind
 
 
 def _move_back(op: Op, value: Value) -> Callable[[jax.Array], jax.Array] | None:
@@ -109,15 +111,15 @@ def _move_back(op: Op, value: Value) -> Callable[[jax.Array], jax.Array] | None:
         return lambda part: (
             part if part.shape[axis] == 1 else lax.slice_in_dim(part, start, end, axis=axis)
         )
-    if op.primitive in _RESHAPES and math.prod(output.shape) == math.prod(value.shape):
+    if layout(op.primitive) in _RESHAPES and math.prod(output.shape) == math.prod(value.shape):
         return lambda part: jnp.broadcast_to(part, output.shape).reshape(value.shape)
     return None
 
 
-_RESHAPES = frozenset([lax.reshape_p, lax.squeeze_p, lax.broadcast_in_dim_p])
+_RESHAPES = (Layout.RESHAPED, Layout.REDUCED, Layout.BROADCAST)
 
 
-def _composed(here: Tail, behind: TailReader | None, read: Read) -> Tail:
+def _composed(here: Tail, behind: TailReader | None, read: Any) -> Tail:
     if behind is None:
         return here
     after = behind(read)

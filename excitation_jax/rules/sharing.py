@@ -1,22 +1,26 @@
-"""R1, R4: affine operations of one signal, and sums of several."""
+"""R1, R4: rules that share probability out: affine operations of one signal, sums of several."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .elementwise import signal_of_product
+from ..program.primitives import is_product
+from ..program.roles import signal_factor
+from .passing import Product, placed
 from .rule import (
     Call,
     Flow,
-    Plan,
     Refuse,
+    Route,
     Rule,
     Site,
+    Step,
     Through,
     only_child,
     safe_divide,
@@ -43,11 +47,14 @@ class Affine(Rule):
     clamped: bool = True
     equation = "R1 affine, Eq. 6"
     contrasts = True
+    shares = True
 
-    def plan(self, site: Site) -> Plan:
+    def route(self, site: Site) -> Route:
+        if is_product(site.op):
+            return Product().route(site)
         if len(site.signals) == 1:
             return Flow(site.signals)
-        signal = signal_of_product(site)
+        signal = signal_factor(site.op, site.facts)
         if signal is None:
             return Refuse(
                 "a product of two values that both depend on the explained input, neither of them "
@@ -56,6 +63,8 @@ class Affine(Rule):
         return Flow((signal,))
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:
+        if is_product(call.step.site.op):
+            return Product().backward(call, p)
         (source,) = call.sources
         h = call.activation(source) if self.clamped else call.value(source)
         weights = {i: call.value(i) for i in range(len(call.operands)) if i != source}
@@ -154,18 +163,21 @@ class Sum(Rule):
     clamped: bool = True
     skips: str = "share"
     equation = "R4 sum, Eq. 19"
+    shares = True
 
-    def plan(self, site: Site) -> Plan:
+    def route(self, site: Site) -> Route:
         return only_child(site) or Flow(site.signals)
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array]:
         parts = zip(self.split(call, p), call.operands, strict=True)
         return [unbroadcast(share, operand.shape) for share, operand in parts]
 
+    def left_out(self, step: Step) -> int | None:
+        return step.identity_skip if self.skips == "nothing" else None
+
     def split(self, call: Call, p: jax.Array) -> list[jax.Array]:
         """Both summands' shares, at each element of the sum."""
-        skip = call.step.identity_skip if self.skips == "nothing" else None
-        if skip is not None:
+        if (skip := self.left_out(call.step)) is not None:
             return [jnp.zeros_like(p) if i == skip else p for i in range(2)]
         h = [call.activation(i) if self.clamped else call.value(i) for i in range(2)]
         ratio = safe_divide(p, h[0] + h[1])
@@ -179,10 +191,54 @@ class Sum(Rule):
 
 
 @dataclass(frozen=True)
-class Difference(Rule):
-    """R8: ``a - b``: P goes to a, b is inhibitory; with one constant it is a shift (R5)."""
+class PlacedSum(Rule):
+    """R4: ``x.at[i].add(y)``, ``jax.ops.segment_sum``: x and all that was added to an element.
 
-    equation = "R8 difference, Eq. 6"
+    They share its P as the summands of a sum do (Eq. 19).
 
-    def plan(self, site: Site) -> Plan:
-        return only_child(site) or Through(site.op.inputs[site.signals[0]])
+    Attributes:
+      clamped: as in `Affine`.
+    """
+
+    clamped: bool = True
+    equation = "R4 sum, Eq. 19"
+    shares = True
+
+    def route(self, site: Site) -> Route:
+        if not site.signals:
+            return Refuse("only its indices depend on the explained input, not what they place")
+        if site.signals == (0,):
+            return Through(site.op.inputs[0], "R5 constant")
+        return Flow(site.signals)
+
+    def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:
+        h = {i: call.activation(i) if self.clamped else call.value(i) for i in call.sources}
+        total, transpose = jax.vjp(lambda parts: placed(call, parts, p), h)
+        (shares,) = transpose(safe_divide(p, total))
+        found = {i: h[i] * shares[i] for i in h}
+        return [found.get(i) for i in range(3)]
+
+
+@dataclass(frozen=True)
+class DeviceSum(Rule):
+    """R1: a sum over devices (psum); each operand is summed by itself."""
+
+    equation = "R1 affine, Eq. 6"
+
+    def route(self, site: Site) -> Route:
+        return Flow(site.signals)
+
+    def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
+        parts = p if isinstance(p, tuple) else (p,)
+        h = [call.activation(i) for i in call.sources]
+        others = {i: call.value(i) for i in range(len(call.operands))}
+
+        def total(*h: jax.Array) -> tuple[jax.Array, ...]:
+            every = {**others, **dict(zip(call.sources, h, strict=True))}
+            sums = call.bind(*every.values())
+            return sums if isinstance(sums, tuple) else (sums,)
+
+        sums, transpose = jax.vjp(total, *h)
+        shares = transpose(tuple(map(safe_divide, parts, sums)))
+        found = {i: x * s for i, x, s in zip(call.sources, h, shares, strict=True)}
+        return [found.get(i) for i in range(len(call.operands))]

@@ -20,7 +20,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..program import compat
+from ..program.constants import reader
 from ..program.facts import FactTable
+from ..program.intervals import INF
+from ..program.primitives import Kind, Layout, indices, is_product, kind, layout, row
 from ..program.trace import Op, Program, Value
 
 
@@ -71,32 +74,13 @@ class Edge(NamedTuple):
     positive: bool = False
 
 
-#: Operations that hand on what they read, but for rounding, or for what is added to it.
-UNCHANGED = frozenset(
-    [
-        lax.add_p, lax.convert_element_type_p, lax.stop_gradient_p, lax.copy_p, compat.name_p,
-        lax.reduce_precision_p, compat.sharding_constraint_p,
-    ]
-)  # fmt: skip
-# Each element of the output is one of the input, or a sum of such.
-_APART = frozenset(
-    [
-        lax.reshape_p, lax.squeeze_p, lax.transpose_p, lax.broadcast_in_dim_p, lax.slice_p,
-        lax.pad_p, lax.concatenate_p, lax.rev_p, lax.gather_p, lax.dynamic_slice_p,
-        lax.reduce_sum_p, lax.reduce_window_sum_p,
-        *compat.existing("split", "tile", "stack", "unstack"),
-    ]
-)  # fmt: skip
-# Dimensions of these correspond one to one, so a sign that does not vary stays that way.
-_SEPARABLE = frozenset(
-    [
-        lax.slice_p, lax.pad_p, lax.concatenate_p, lax.rev_p, lax.dynamic_slice_p,
-        lax.reduce_window_sum_p,
-    ]
+#: Dimensions of these correspond one to one, so a sign that does not vary stays that way.
+_SEPARABLE = (
+    Layout.KEPT, Layout.SLICED, Layout.PADDED, Layout.JOINED, Layout.REVERSED, Layout.WINDOWS,
 )  # fmt: skip
 
 
-def orientations(
+def find_signs(
     program: Program, facts: FactTable, consumers: dict[Value, list[Op]]
 ) -> dict[Value, SignReader]:
     """Sign readers, for the values that have one; none for those with a positive scale.
@@ -145,37 +129,77 @@ def _edge(
     """The sign with which an operation reads a value; None where it is positive throughout."""
     if value not in op.inputs:
         return None
-    primitive, behind = op.primitive, found.get(op.outputs[0])
-    if primitive in _APART:
+    if is_product(op):
+        return _through_matrix(op, value, facts, found.get(op.outputs[0]))
+    known = row(op.primitive)
+    apart = op.primitive in (compat.pvary_p, compat.reshard_p)
+    if known is None or not isinstance(known.layout, Layout) or apart:
+        return None  # on several devices, a user's own: no scale behind it is counted
+    if known.kind in (Kind.MOVE, Kind.SUM):
         return _apart(op, value, facts, found, alone)
-    signals = [v for v in op.inputs if facts[v].active and v.floating]
-    if value.shape != op.outputs[0].shape:
+    if not known.affine or value.shape != op.outputs[0].shape:
         return None
-    if len(signals) == 2 and facts[op.outputs[0]].parent is not None:
-        return None  # x * sigmoid(x): an activation, and no scale behind one counts
-    if len(signals) == 2 and primitive is lax.add_p and behind is not None:
-        # Of two activations, neither is an affine value that a sign could belong to.
-        affine = any(facts[v].interval.low == -float("inf") for v in signals)
-        return Edge(behind) if affine else None
-    if len(signals) == 2 and (primitive is lax.mul_p or primitive is lax.sub_p):
-        # A gate or a normaliser, which may hold a scale (LayerNorm's), or the mean that is taken
-        # off: what sends its probability to the value is unsigned otherwise.
-        if primitive is lax.sub_p:
-            return None if behind is None or op.inputs[0] is not value else Edge(behind)
-        scale = next((v for v in op.inputs if v is not value), value)
-        sign = _product(_sign_of(scale, len(value.shape), facts), behind)
-        return None if sign is None else Edge(sign)
+    primitive, behind = op.primitive, found.get(op.outputs[0])
+    at = op.inputs.index(value)
+    signals = [v for v in op.inputs if facts[v].active and v.floating]
+    if len(signals) == 2:
+        return _of_two(op, at, facts, behind)
     if len(signals) != 1:
         return None
-    sign = None
-    if primitive is lax.mul_p or (primitive is lax.div_p and op.inputs[0] is value):
-        scale = next(v for v in op.inputs if v is not value)
-        sign = _product(_sign_of(scale, len(value.shape), facts), behind)
-    elif primitive is lax.neg_p or (primitive is lax.sub_p and op.inputs[1] is value):
+    sign: SignReader | None = behind
+    if primitive in (lax.mul_p, lax.div_p):
+        scales = primitive is lax.mul_p or at == 0
+        sign = _product(_sign_of(op, 1 - at, facts), behind) if scales else None
+    elif primitive is lax.neg_p or (primitive is lax.sub_p and at == 1):
         sign = _product(_minus_one(len(value.shape)), behind)
-    elif primitive in UNCHANGED or primitive is lax.sub_p:
-        sign = behind
     return None if sign is None else Edge(sign)
+
+
+def _of_two(op: Op, at: int, facts: FactTable, behind: SignReader | None) -> Edge | None:
+    """Through an operation of two values that depend on the input, at position ``at``."""
+    if facts[op.outputs[0]].parent is not None:
+        return None  # x * sigmoid(x): an activation, and no scale behind one counts
+    if op.primitive is lax.add_p and behind is not None:
+        # Of two activations, neither is an affine value that a sign could belong to.
+        return Edge(behind) if any(facts[v].interval.low == -INF for v in op.inputs) else None
+    # A gate or a normaliser, which may hold a scale (LayerNorm's), or the mean that is taken off:
+    # what sends its probability to the value is unsigned otherwise.
+    if op.primitive is lax.sub_p:
+        return None if behind is None or at == 1 else Edge(behind)
+    if op.primitive is lax.mul_p:
+        sign = _product(_sign_of(op, 1 - at, facts), behind)
+        return None if sign is None else Edge(sign)
+    return None
+
+
+def _through_matrix(
+    op: Op, value: Value, facts: FactTable, behind: SignReader | None
+) -> Edge | None:
+    """Through a matrix product without contraction, whose other factor is a constant scale."""
+    at = op.inputs.index(value)
+    scale = op.inputs[1 - at]
+    if facts[scale].active or (behind is None and facts[scale].interval.low >= 0):
+        return None
+
+    def readings(read: Read) -> Readings:
+        full = jnp.ones(op.outputs[0].shape)
+        sign = full if behind is None else jnp.broadcast_to(read.sign(behind), full.shape)
+        number = scale.literal if scale.literal is not None else read(scale)
+        factor = jnp.sign(number).astype(full.dtype)
+
+        def pulled(factor: jax.Array, sign: jax.Array) -> jax.Array:
+            def scaled(x: jax.Array) -> jax.Array:
+                return lax.dot_general(
+                    *((x, factor) if at == 0 else (factor, x)), op.params["dimension_numbers"]
+                )
+
+            return jax.vjp(scaled, jnp.zeros(value.shape))[1](sign)[0]
+
+        return Readings(
+            pulled(factor, sign), pulled(factor**2, sign**2), pulled(jnp.ones_like(factor), full)
+        )
+
+    return Edge(None, readings)
 
 
 def _apart(
@@ -187,9 +211,13 @@ def _apart(
       alone: no other operation reads the value, so what this one leaves out does not matter.
     """
     behind = [found.get(output) for output in op.outputs]
-    if any(facts[v].active and not v.floating for v in op.inputs):
+    which = indices(op.primitive)
+    if any(facts[v].active for i, v in enumerate(op.inputs) if i in which):
         return None  # where an element goes depends on the input
-    if op.primitive is lax.transpose_p:
+    if op.primitive is lax.optimization_barrier_p:
+        sign = behind[op.inputs.index(value)]
+        return None if sign is None else Edge(sign)
+    if layout(op.primitive) is Layout.PERMUTED:
         if behind[0] is None:
             return None
         permuted, order = behind[0], op.params["permutation"]
@@ -205,14 +233,15 @@ def _apart(
         def zeros(v: Value) -> jax.Array:
             return compat.mark_varying(jnp.zeros(v.shape), v.varying)
 
+        def operand(i: int, v: Value, x: jax.Array) -> Any:
+            if i in which:
+                return read(v) if v.literal is None else v.literal
+            return x if v is value else zeros(v)
+
         def move(x: jax.Array) -> list[jax.Array]:
-            operands = [
-                x if v is value
-                else zeros(v) if v.floating
-                else v.literal if v.literal is not None
-                else read(v)
-                for v in op.inputs
-            ]  # fmt: skip
+            operands = [operand(i, v, x) for i, v in enumerate(op.inputs)]
+            if op.primitive in (lax.scatter_p, lax.scatter_add_p):
+                return [compat.scatter(op.primitive, op.params, *operands)]
             return compat.bind(op.primitive, op.params, *operands)
 
         _, pull = jax.vjp(move, zeros(value))
@@ -230,23 +259,26 @@ def _apart(
 
     if any(reader is not None for reader in behind):
         return Edge(None, readings)
-    some = op.primitive in (lax.slice_p, lax.gather_p, lax.dynamic_slice_p)
+    some = layout(op.primitive) in (Layout.SLICED, Layout.PICKED)
     return Edge(None, readings, positive=True) if some and not alone else None
 
 
 def _constant_axes(op: Op, value: Value, signs: list[tuple[int, ...]]) -> tuple[int, ...]:
     """Axes of the value along which its sign does not vary, by those of the output's sign."""
-    if op.primitive in _SEPARABLE:
-        return tuple(i for i, size in enumerate(signs[0]) if size == 1)
-    if op.primitive is lax.reduce_sum_p:
+    how = layout(op.primitive)
+    same_rank = op.primitive in (lax.dynamic_slice_p, lax.dynamic_update_slice_p)
+    if how in _SEPARABLE or same_rank:
+        every = [i for i in range(len(value.shape)) if all(sign[i] == 1 for sign in signs)]
+        return tuple(every) if len(op.outputs[0].shape) == len(value.shape) else ()
+    if how is Layout.REDUCED and kind(op.primitive) is Kind.SUM:
         axes = op.params["axes"]
         kept = iter(signs[0])
         return tuple(i for i in range(len(value.shape)) if i in axes or next(kept) == 1)
-    if op.primitive is lax.broadcast_in_dim_p:
+    if how is Layout.BROADCAST:
         return tuple(
             i for i, dim in enumerate(op.params["broadcast_dimensions"]) if signs[0][dim] == 1
         )
-    if op.primitive in (lax.reshape_p, lax.squeeze_p):
+    if how in (Layout.RESHAPED, Layout.REDUCED):
         before = [i for i, size in enumerate(value.shape) if size != 1]
         after = [i for i, size in enumerate(op.outputs[0].shape) if size != 1]
         if [value.shape[i] for i in before] == [op.outputs[0].shape[i] for i in after]:
@@ -264,8 +296,9 @@ def _product(first: SignReader | None, second: SignReader | None) -> SignReader 
     return lambda read: read.sign(first) * read.sign(second)
 
 
-def _sign_of(scale: Value, rank: int, facts: FactTable) -> SignReader | None:
-    """Reads the sign of a constant, or of the constants in a gate; None where it is positive."""
+def _sign_of(op: Op, i: int, facts: FactTable) -> SignReader | None:
+    """Reads the sign of a factor, or of the constants in a gate; None where it is positive."""
+    scale, rank = op.inputs[i], len(op.outputs[0].shape)
     if facts[scale].active:
         return _sign_in_gate(scale, rank, facts)
     low, high = facts[scale].interval
@@ -273,28 +306,8 @@ def _sign_of(scale: Value, rank: int, facts: FactTable) -> SignReader | None:
         return None
     if high < 0:
         return _minus_one(rank)
-    constant = constant_reader(scale, rank, facts)
+    constant = reader(op, i, facts)
     return lambda read: jnp.sign(constant(read))
-
-
-def constant_reader(value: Value, rank: int, facts: FactTable) -> Callable[[Read], jax.Array]:
-    """Reads a constant, in this rank; what was broadcast as it was before, with sizes of 1."""
-    if value.literal is not None:
-        return lambda read: jnp.full((1,) * rank, value.literal)
-    producer = facts[value].producer
-    if producer is not None and producer.primitive is lax.broadcast_in_dim_p:
-        inner, dims = producer.inputs[0], producer.params["broadcast_dimensions"]
-        before = constant_reader(inner, len(inner.shape), facts)
-
-        def spread(read: Read) -> jax.Array:
-            found, shape = before(read), [1] * rank
-            for position, dim in enumerate(dims):
-                shape[dim] = found.shape[position]
-            return found.reshape(shape)
-
-        return spread
-    missing = rank - len(value.shape)
-    return lambda read: jnp.reshape(read(value), (1,) * missing + value.shape)
 
 
 def _sign_in_gate(gate: Value, rank: int, facts: FactTable) -> SignReader | None:
@@ -303,11 +316,10 @@ def _sign_in_gate(gate: Value, rank: int, facts: FactTable) -> SignReader | None
     if facts[gate].interval.low >= 0 or producer is None or len(gate.shape) != rank:
         return None
     if producer.primitive is lax.mul_p:
-        first, second = producer.inputs
-        return _product(_sign_of(first, rank, facts), _sign_of(second, rank, facts))
+        return _product(_sign_of(producer, 0, facts), _sign_of(producer, 1, facts))
     if producer.primitive is lax.broadcast_in_dim_p:
         inner, dims = producer.inputs[0], producer.params["broadcast_dimensions"]
-        sign = _sign_of(inner, len(inner.shape), facts)
+        sign = _sign_in_gate(inner, len(inner.shape), facts)
         if sign is None:
             return None
 

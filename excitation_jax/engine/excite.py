@@ -1,0 +1,348 @@
+"""The transform: a function that computes what ``fn`` does, whose VJP is excitation.
+
+Next to every value that carries signal, the evaluation keeps a *carrier*: an array of zeros of
+the value's shape, in float32 (float64 in a float64 model) whatever the model's precision. The
+model's own values are computed by its own operations. Only the carriers are differentiated, and
+a carrier's cotangent is the probability at its value. So the outputs are exact, probabilities
+never pass through bfloat16, and JAX's jit, vmap, remat and sharding apply as usual.
+
+How a cotangent moves from an operation's output to its operands is one `jax.custom_vjp`,
+`_carry`, whose backward is the operation's rule. Rules that only pass probability on, or move it,
+need none: JAX's own transposition does it.
+
+This file has the idea, for operations in a row. What holds others is in nests.py and remat.py;
+which rule meets which operation was decided before, in plan.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..program import compat
+from ..program.modules import name_owners
+from ..program.primitives import indices
+from ..program.trace import Op, Value, read_value, trace
+from ..rules.rule import Call, Flow, Step, Structure, Through
+from ..rules.ruleset import EXCITATION, RuleSet
+from .carriers import (
+    Arrays,
+    Carried,
+    Evaluation,
+    carrier,
+    carrier_dtype,
+    discounted,
+    metered,
+    note_activity,
+)
+from .direction import Read
+from .nests import evaluate_nest
+from .plan import Plan, analyse, check_floating
+from .remat import checkpointed
+
+
+def excite(
+    fn: Callable[..., Any],
+    *,
+    argnums: int | Sequence[int] = 0,
+    rules: RuleSet = EXCITATION,
+    contrastive: bool = False,
+) -> Callable[..., Any]:
+    """Makes ``jax.vjp`` of a function emit marginal winning probabilities.
+
+    Args:
+      fn: any JAX function.
+      argnums: the argument(s) that are explained. The others get zeros from the VJP.
+      rules: what happens at each operation.
+      contrastive: the first affine operation below the output sends its excitation minus that
+        of its negated weights (c-MWP, Eq. 7-9). The result is signed.
+
+    Returns:
+      A function of the same signature and outputs. Its VJP takes P(A0), a probability
+      distribution over the outputs, and returns the MWP (Eq. 1) of each explained argument, in
+      that argument's shape and dtype.
+
+    Raises:
+      UnsupportedPrimitiveError: when called, before any compute, if an operation between the
+        outputs and the explained arguments has no rule.
+      TypeError: an explained argument is not floating-point.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import excitation_jax as ej
+      >>> weights = jnp.array([[1.0, -2.0, 3.0]])
+      >>> def f(x):
+      ...     return jax.nn.relu(weights @ x)
+      >>> x = jnp.array([2.0, 1.0, 2.0])
+      >>> out, vjp = jax.vjp(ej.excite(f), x)
+      >>> vjp(jnp.ones_like(out))[0].tolist()   # 1 * 2 : 0 : 3 * 2
+      [0.25, 0.0, 0.75]
+    """
+    explained = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+    @functools.wraps(fn)
+    def excited(*args: Any, **kwargs: Any) -> Any:
+        for i in explained:
+            if not -len(args) <= i < len(args):
+                raise ValueError(f"argnums={argnums}, but the call has {len(args)} arguments")
+        positions = {i % len(args) for i in explained}
+        leaves, tree = jax.tree.flatten(args)
+        owners = [i for i, arg in enumerate(args) for _ in jax.tree.leaves(arg)]
+        for leaf, owner in zip(leaves, owners, strict=True):
+            if owner in positions:
+                check_floating(leaf, f"argument {owner}")
+
+        def flat(*leaves: Any) -> Any:
+            return fn(*jax.tree.unflatten(tree, leaves), **kwargs)
+
+        program, closed, out_shape = trace(flat, *leaves, closed_calls=rules.call_names)
+        name_owners(program, jax.tree.unflatten(tree, program.inputs))
+        inputs = [v for v, owner in zip(program.inputs, owners, strict=True) if owner in positions]
+        plan = analyse(program, inputs, rules, contrastive=contrastive)
+        plan.require_rules(inputs)
+        outputs = _excited_call(plan, closed.jaxpr, inputs)(closed.consts, leaves)
+        return jax.tree.unflatten(jax.tree.structure(out_shape), outputs)
+
+    return excited
+
+
+def _excited_call(plan: Plan, jaxpr: Any, explained: Sequence[Value]) -> Callable[..., Any]:
+    """The function of (captured, leaves), as arguments: custom_vjp must not close over them."""
+
+    @jax.custom_vjp
+    def call(captured: Sequence[Any], leaves: Sequence[Any]) -> list[Any]:
+        return jax.core.eval_jaxpr(jaxpr, captured, *leaves)
+
+    def forward(captured: Sequence[Any], leaves: Sequence[Any]) -> tuple[list[Any], Any]:
+        outputs, pull, _ = top_down_pass(plan, captured, leaves, explained)
+        return outputs, pull
+
+    def backward(pull: Any, p: Sequence[Any]) -> tuple[None, list[Any]]:
+        starts = [
+            q.astype(carrier_dtype(value)) if value.floating else carrier(value)
+            for q, value in zip(p, plan.program.outputs, strict=True)
+        ]
+        shares = dict(zip(explained, pull(starts)[0], strict=True))
+        inputs = plan.program.inputs
+        return None, [shares[v].astype(v.dtype) if v in shares else None for v in inputs]
+
+    call.defvjp(forward, backward)
+    return call
+
+
+def top_down_pass(
+    plan: Plan,
+    captured: Sequence[Any],
+    leaves: Sequence[Any],
+    read: Sequence[Value | Op],
+    kept: Sequence[Value] = (),
+) -> tuple[list[Any], Callable[[list[jax.Array]], tuple[list[jax.Array]]], list[Any]]:
+    """The model's outputs, and the way down from them.
+
+    Args:
+      captured, leaves: the values of what the program closed over, and of its inputs.
+      read: the values whose probability is wanted, each once, and operations of which is wanted
+        what ends there (a scalar). Nothing below them is differentiated.
+      kept: values, outside of loops and branches, that are themselves wanted.
+
+    Returns:
+      The outputs; a function that takes P(A0), one array per output in its carrier's dtype,
+      and returns a tuple of one list: the probability at each of the values to read, with a
+      leading axis for each loop that the value is inside of; and the kept values.
+    """
+    program = plan.program
+
+    def carriers_of_outputs(taps: list[jax.Array]) -> tuple[list[jax.Array], tuple]:
+        tapped = dict(zip(read, taps, strict=True))
+        env = dict(zip((*program.captured, *program.inputs), (*captured, *leaves), strict=True))
+        carried = {
+            (upper, value): tapped[value]
+            for value in program.inputs
+            if value in tapped
+            for upper in plan.phases(value)
+        }
+        run = Evaluation(plan, tapped, Read({}), program, evaluate_program, frozenset(kept))
+        evaluate_program(run, env, carried)
+        starts = [(bool(plan.upper), value) for value in program.outputs]
+        ends = [carried[key] if key in carried else carrier(key[1]) for key in starts]
+        outputs = [read_value(env, value) for value in program.outputs]
+        return ends, (outputs, [read_value(env, value) for value in kept])
+
+    _, pull, (outputs, values) = jax.vjp(carriers_of_outputs, [*map(_tap, read)], has_aux=True)
+    return outputs, pull, values
+
+
+def _tap(read: Value | Op) -> jax.Array:
+    """Zeros to add to a value's carriers, or for an operation, for each step of the loops."""
+    value = read if isinstance(read, Value) else read.outputs[0]
+    shape = value.shape if isinstance(read, Value) else ()
+    zeros = jnp.zeros((*value.steps, *shape), carrier_dtype(value))
+    return compat.mark_varying(zeros, value.varying)
+
+
+def evaluate_program(run: Evaluation, env: Arrays, carried: Carried) -> None:
+    """Adds all values to ``env``, which has the inputs', and their carriers to ``carried``."""
+    env.update(run.program.constants)
+    facts, active = run.plan.facts, []
+    # Constants first: then the scale behind a convolution is known when its rule is met.
+    for op in run.program.ops:
+        if not any(facts[value].active for value in op.inputs):
+            bind(op, env)
+            continue
+        active.append(op)
+        constant = [v for v in op.outputs if not facts[v].active and v in facts.consumers]
+        if constant and op.nest:  # a count that a loop hands out, say, and that is read
+            zeros = {v: carrier(v).astype(v.dtype) for v in op.inputs if facts[v].active}
+            alone = {**env, **zeros}
+            bind(op, alone)
+            env.update({value: alone[value] for value in constant})
+    run = run._replace(signs=Read(dict(env)))
+    _evaluate_regions(run, active, 0, env, carried)
+
+
+def _evaluate_regions(
+    run: Evaluation, ops: Sequence[Op], depth: int, env: Arrays, carried: Carried
+) -> None:
+    """Evaluates operations in order, those of one remat region under one jax.checkpoint."""
+    for region, group in itertools.groupby(
+        ops, key=lambda op: op.regions[depth] if len(op.regions) > depth else None
+    ):
+        if region is not None:
+            checkpointed(run, region, list(group), depth, env, carried, _evaluate_regions)
+            continue
+        for op in group:
+            _evaluate(run, op, env, carried)
+
+
+def bind(op: Op, env: Arrays) -> None:
+    """Adds an operation's outputs to the values."""
+    outputs = compat.bind(op.primitive, op.params, *(read_value(env, v) for v in op.inputs))
+    env.update(zip(op.outputs, outputs, strict=True))
+
+
+def _evaluate(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
+    """Evaluates an operation, and the carriers of its outputs where a source has one."""
+    step = run.plan.steps.get(op)
+    if op.nest is not None:
+        evaluate_nest(run, op, env, carried)
+    else:
+        bind(op, env)
+        note_activity(run, op, env)
+    if step is None:
+        return
+    if op.nest is None:
+        for upper in sorted({u for value in op.outputs for u in run.plan.phases(value)}):
+            _carry_on(run, step, upper, env, carried)
+    for value in op.outputs:
+        if value in run.taps:
+            for upper in run.plan.phases(value):
+                before, tap = carried.get((upper, value)), run.taps[value]
+                carried[upper, value] = tap if before is None else before + tap
+
+
+def _carry_on(run: Evaluation, step: Step, upper: bool, env: Arrays, carried: Carried) -> None:
+    """Makes the carriers of an operation's outputs in one phase, where a source has one."""
+    op, plan = step.site.op, run.plan
+    contrastive = upper and step.contrastive  # what passes it is in the lower phase from then on
+    phase = upper and not contrastive
+    below = {value: carried[phase, value] for value in step.sources if (phase, value) in carried}
+    if not below:
+        return
+    if isinstance(step.route, Through):
+        made = [jnp.broadcast_to(below[step.route.source], op.outputs[0].shape)]
+    elif isinstance(step.route, Structure):
+        meter = run.taps.get(op)
+        made = metered(meter, _move(step, env, discounted(meter, below)))
+    else:
+        made = _flow(run, step, env, below, contrastive)
+    for value, array in zip(op.outputs, made, strict=True):
+        if upper in plan.phases(value):
+            carried[upper, value] = array.astype(carrier_dtype(value))
+
+
+def _move(step: Step, env: Arrays, below: Arrays) -> list[jax.Array]:
+    """Applies a structural operation to carriers; constants among its operands become zeros."""
+    op = step.site.op
+    dtype = carrier_dtype(op.outputs[0])
+
+    def operand(i: int, value: Value) -> Any:
+        if i in indices(op.primitive):
+            return read_value(env, value)
+        known = below.get(value)
+        return (carrier(value) if known is None else known).astype(dtype)
+
+    return compat.bind(op.primitive, op.params, *itertools.starmap(operand, enumerate(op.inputs)))
+
+
+def _flow(
+    run: Evaluation, step: Step, env: Arrays, below: Mapping[Value, jax.Array], contrastive: bool
+) -> list[jax.Array]:
+    op = step.site.op
+    assert isinstance(step.route, Flow)
+    sources = tuple(i for i in step.route.sources if op.inputs[i] in below)
+    readers = (step.output_sign, *step.input_signs)
+    signs = [None if reader is None else run.signs.sign(reader) for reader in readers]
+    lows = [None if gated is None else gated[0] * env[gated[1]] for gated in step.gated]
+    parts = [(v, run.plan.facts[v].activity) for v in op.inputs]
+    active = [None if a.whole or a.none else jnp.asarray(run.active(v, env)) for v, a in parts]
+    operands = [jnp.asarray(read_value(env, value)) for value in op.inputs]
+    tail = None if step.tail is None else step.tail(run.signs)
+    known = operands, signs, lows, active, tail
+    carriers = [below[op.inputs[i]] for i in sources]
+    return _carry(step, sources, contrastive, carriers, run.taps.get(op), known)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _carry(
+    step: Step,
+    sources: tuple[int, ...],
+    contrastive: bool,
+    carriers: list,
+    meter: jax.Array | None,
+    known: tuple,
+) -> list[jax.Array]:
+    """The carriers of an operation's outputs; its backward is the operation's rule.
+
+    Args:
+      sources: positions of the operands whose carriers are given.
+      meter: a zero, or None; its cotangent is the probability that ends at the operation, at
+        units without excitatory input.
+      known: what the rule needs (see `Call`): the operands; the signs of the scales behind the
+        output and each operand; for each operand lambda times its gate, and which elements are
+        active; the tail behind the output.
+    """
+    return [carrier(value) for value in step.site.op.outputs]
+
+
+def _carry_forward(step: Step, sources: Any, contrastive: bool, *arrays: Any) -> tuple:
+    carriers, meter, known = arrays
+    return _carry(step, sources, contrastive, carriers, meter, known), (known, meter)
+
+
+def _carry_backward(
+    step: Step, sources: tuple[int, ...], contrastive: bool, saved: tuple, p: list[jax.Array]
+) -> tuple:
+    ((operands, signs, lows, active, tail), meter), op = saved, step.site.op
+    call = Call(
+        step, tuple(operands), p[0].dtype, signs[0], tuple(signs[1:]), tuple(lows), tuple(active),
+        contrastive, tail,
+    )  # fmt: skip
+    found = step.checked(step.rule.backward(call, p[0] if len(p) == 1 else tuple(p)))
+    shares = [
+        carrier(op.inputs[i])
+        if (share := found[i]) is None
+        else compat.kept_apart(share.astype(carrier_dtype(op.inputs[i])))
+        for i in sources
+    ]
+    if meter is not None:
+        ends = [*(array.sum() for array in p), *(-array.sum() for array in shares)]
+        meter = jnp.stack(ends).sum().astype(meter.dtype)
+    return shares, meter, None
+
+
+_carry.defvjp(_carry_forward, _carry_backward)
