@@ -90,7 +90,7 @@ PARAMETERS: dict[str, dict] = {
     },
     "round": {"rounding_method": lax.RoundingMethod.TO_NEAREST_EVEN},
     **dict.fromkeys(("exp", "exp2", "log", "log1p", "expm1", "logistic", "tanh", "sqrt", "rsqrt",
-                     "cbrt", "sin", "cos"), {"accuracy": None}),
+                     "cbrt", "log2", "sin", "cos"), {"accuracy": None}),
 }  # fmt: skip
 
 
