@@ -304,7 +304,6 @@ def _look_around(plan: Plan, contrasted: frozenset[Op]) -> None:
             contrastive=op in contrasted,
             output_sign=signs.get(op.outputs[0]),
             input_signs=tuple(map(signs.get, op.inputs)),
-            companions=tuple(map(plan.companions.get, op.inputs)),
             gated=tuple(roles.gated(value, plan.facts) for value in op.inputs),
             identity_skip=roles.identity_skip(op, plan.facts),
             tail=None if found is None else found.get(op.outputs[0]),

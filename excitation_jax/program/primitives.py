@@ -26,6 +26,7 @@ from .intervals import (
     clamped,
     even,
     integer_power,
+    known,
     product,
     reciprocal,
     rising,
@@ -149,8 +150,7 @@ def output_range(op: Any, inputs: Sequence[Interval]) -> Interval:
     found = TABLE.get(op.primitive)
     if found is None or isinstance(found.span, Missing):
         return ANYTHING
-    low, high = found.span(op, inputs)
-    return Interval(-INF if math.isnan(low) else low, INF if math.isnan(high) else high)
+    return known(*found.span(op, inputs))
 
 
 TABLE: dict[Primitive, Row] = {}

@@ -7,7 +7,7 @@ steps outside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .trace import Op, Program, Value
@@ -141,15 +141,6 @@ def computed_from(program: Program, values: Iterable[Value]) -> set[Value]:
     above = set(values)
     _Spread(above).walk(program)
     return above
-
-
-def every_value(program: Program) -> Iterator[Value]:
-    """The values of a program and of the bodies inside it."""
-    yield from program.inputs
-    for op in program.ops:
-        for body in op.nest.bodies if op.nest else ():
-            yield from every_value(body)
-        yield from op.outputs
 
 
 def programs(program: Program) -> list[Program]:

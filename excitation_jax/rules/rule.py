@@ -104,8 +104,6 @@ class Step:
       contrastive: one of the first affine operations below the output, in a contrastive pass.
       output_sign, input_signs: read the sign of the scale behind the output and the operands (see
         direction.py); None where it is positive.
-      companions: for operands of which some elements are constants, as is known only when the model
-        runs: the value that says which (see activity.py).
       gated: for operands that are a bounded signal times a gate: the signal's bound, and the gate.
       identity_skip: the position of the skip in a residual sum; None where it is no such sum.
       tail: for rules that ask (`Rule.find_tails`), what they found behind the output.
@@ -117,7 +115,6 @@ class Step:
     contrastive: bool = False
     output_sign: Any = None
     input_signs: tuple[Any, ...] = ()
-    companions: tuple[Value | None, ...] = ()
     gated: tuple[tuple[float, Value] | None, ...] = ()
     identity_skip: int | None = None
     tail: Any = None
