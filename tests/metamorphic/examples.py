@@ -224,6 +224,8 @@ SOME = {
     "unstack": [lambda y: jnp.stack(jnp.unstack(y, axis=1)[::-1], 1)],
     "optimization_barrier": [
         lax.optimization_barrier, lambda y: lax.optimization_barrier((y, y * 2))[0]],
+    "log2": [lambda y: jnp.log2(y + 1.5)],
+    "one_minus_square": [lambda y: lax.one_minus_square(y)],  # the slope of tanh
 }  # fmt: skip
 for name, operations in SOME.items():
     for primitive in compat.existing(name):
