@@ -43,6 +43,12 @@ class Evaluation(NamedTuple):
         return env[self.plan.companions[value]] if known.late else known.pattern
 
 
+def bind(op: Op, env: Arrays) -> None:
+    """Adds an operation's outputs to the values."""
+    outputs = compat.bind(op.primitive, op.params, *(read_value(env, v) for v in op.inputs))
+    env.update(zip(op.outputs, outputs, strict=True))
+
+
 def carrier_dtype(value: Value) -> Any:
     """The dtype in which the probabilities of a value are kept."""
     return jnp.promote_types(value.dtype, jnp.float32)

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..program import compat
-from ..program.constants import reader
 from ..program.facts import FactTable
 from ..program.intervals import INF
 from ..program.primitives import Kind, Layout, indices, is_product, kind, layout, row
+from ..program.record import reader
 from ..program.trace import Op, Program, Value
 
 

@@ -10,8 +10,8 @@ How a cotangent moves from an operation's output to its operands is one `jax.cus
 `_carry`, whose backward is the operation's rule. Rules that only pass probability on, or move it,
 need none: JAX's own transposition does it.
 
-This file has the idea, for operations in a row. What holds others is in nests.py and remat.py;
-which rule meets which operation was decided before, in plan.py.
+This file has the idea, for operations in a row. What holds others is in nests.py; which rule
+meets which operation was decided before, in plan.py.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from .carriers import (
     Arrays,
     Carried,
     Evaluation,
+    bind,
     carrier,
     carrier_dtype,
     discounted,
@@ -41,9 +42,8 @@ from .carriers import (
     note_activity,
 )
 from .direction import Read
-from .nests import evaluate_nest
+from .nests import checkpointed, evaluate_nest
 from .plan import Plan, analyse, check_floating
-from .remat import checkpointed
 
 
 def excite(
@@ -217,12 +217,6 @@ def _evaluate_regions(
             continue
         for op in group:
             _evaluate(run, op, env, carried)
-
-
-def bind(op: Op, env: Arrays) -> None:
-    """Adds an operation's outputs to the values."""
-    outputs = compat.bind(op.primitive, op.params, *(read_value(env, v) for v in op.inputs))
-    env.update(zip(op.outputs, outputs, strict=True))
 
 
 def _evaluate(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:

@@ -1,26 +1,28 @@
-"""Evaluating loops, branches and shard_map, with carriers beside the values (R9)."""
+"""Evaluating loops, branches, shard_map and remat, with carriers beside the values (R9)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..program import compat
 from ..program.trace import Op, Value, read_value
 from ..program.walk import Border, Crossing, borders, choosers
 from .carriers import (
     Arrays,
     Carried,
     Evaluation,
+    bind,
     carrier,
     discounted,
     metered,
     taps_within,
 )
+from .direction import Read
+from .plan import Plan
 
 #: A carrier inside: its phase (see `carriers.Carried`), and its position among the body's
 #: inputs or outputs.
@@ -33,13 +35,10 @@ def evaluate_nest(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> Non
     tapped = [tap for tap in taps_within(run.taps, [op]) if tap is not op and tap not in op.outputs]
     wanted = any(value in run.plan.companions for value in op.outputs)
     if not tapped and not wanted and not any(key[1] in op.inputs for key in carried):
-        outputs = compat.bind(
-            op.primitive, op.params, *(read_value(env, value) for value in op.inputs)
-        )
-        env.update(zip(op.outputs, outputs, strict=True))
+        bind(op, env)
         return
     if op.nest.length is not None:
-        _loop(run, op, tapped, env, carried)
+        _Loop(run, op, tapped, env, carried).evaluate(env, carried)
     elif op.nest.devices:
         _shard_map(run, op, env, carried)
     else:
@@ -104,103 +103,123 @@ def _known_outside(
     return found
 
 
-def _loop(
-    run: Evaluation, op: Op, tapped: Sequence[Value | Op], env: Arrays, carried: Carried
-) -> None:
-    """A scan over the steps, or over as many steps as a while loop takes."""
-    around, plan = borders(op), run.plan
-    (border,) = around
-    entries, exits = border.entries, border.exits
-    states, parts = [e for e in entries if e.carried], [e for e in entries if e.stacked]
-    fixed = [e for e in entries if not (e.carried or e.stacked)]
-    ends, rows = [e for e in exits if e.carried], [e for e in exits if e.stacked]
-    place = {entry.inner: i for i, entry in enumerate(entries)}
-    given = {(u, i): carried[u, entries[i].outer] for u, i in _carriers_in(run, around, carried)}
-    # A step hands on the carriers of what it hands on, in each phase of either end.
-    handed = [
-        (upper, number)
-        for number, pair in enumerate(border.handed)
-        for upper in (True, False)
-        if any(upper in plan.phases(value) for value in pair)
-    ]
-    same = {key: given[key] for key in given if entries[key[1]] in fixed}
-    stacked = [key for key in given if entries[key[1]].stacked]
-    results = [key for key in _carriers_out(run, op) if exits[key[1]].stacked]
-    kept = [exit for exit in rows if exit.outer in plan.companions]
-    always, first = _known_outside(run, fixed, env), _known_outside(run, states, env)
-    by_step = _known_outside(run, parts, env, border.steps)
+class _Loop:
+    """A scan over the steps, or over as many steps as a while loop takes.
 
-    def start(upper: bool, number: int) -> Any:
-        out, into = border.handed[number]
-        known = given.get((upper, place[into]))
+    Beside the state and the rows of the values go their carriers and their companions.
+    """
+
+    def __init__(
+        self, run: Evaluation, op: Op, tapped: Sequence[Value | Op], env: Arrays, carried: Carried
+    ):
+        self.run, self.op, self.tapped = run, op, tapped
+        around = borders(op)
+        (self.border,) = around
+        entries, exits, phases = self.border.entries, self.border.exits, run.plan.phases
+        self.states, self.parts = (
+            [e for e in entries if e.carried],
+            [e for e in entries if e.stacked],
+        )
+        self.ends, self.rows = [e for e in exits if e.carried], [e for e in exits if e.stacked]
+        fixed = [e for e in entries if not (e.carried or e.stacked)]
+        self.place = {entry.inner: i for i, entry in enumerate(entries)}
+        self.given = {
+            (u, i): carried[u, entries[i].outer] for u, i in _carriers_in(run, around, carried)
+        }
+        # A step hands on the carriers of what it hands on, in each phase of either end.
+        self.handed = [
+            (upper, number)
+            for number, pair in enumerate(self.border.handed)
+            for upper in (True, False)
+            if any(upper in phases(value) for value in pair)
+        ]
+        self.stacked = [key for key in self.given if entries[key[1]].stacked]
+        self.results = [key for key in _carriers_out(run, op) if exits[key[1]].stacked]
+        self.kept = [exit for exit in self.rows if exit.outer in run.plan.companions]
+        # What every step gets.
+        self.values = {entry.inner: read_value(env, entry.outer) for entry in fixed}
+        self.carriers = {k: array for k, array in self.given.items() if entries[k[1]] in fixed}
+        self.known = _known_outside(run, fixed, env)
+        # What the first step gets, and what each one.
+        self.first = _known_outside(run, self.states, env)
+        self.by_step = _known_outside(run, self.parts, env, self.border.steps)
+
+    def evaluate(self, env: Arrays, carried: Carried) -> None:
+        """Adds the outputs of the loop to the values, their companions, and their carriers."""
+        start = (
+            [read_value(env, entry.outer) for entry in self.states],
+            [self._start(*key) for key in self.handed],
+            list(self.first.values()),
+        )
+        rows = (
+            [read_value(env, entry.outer) for entry in self.parts],
+            [self.given[key] for key in self.stacked],
+            [self.run.taps[value] for value in self.tapped],
+            list(self.by_step.values()),
+        )
+        params = self.op.params
+        found: Any = lax.scan(
+            self._step, start, rows, length=self.border.steps,
+            reverse=params.get("reverse", False), unroll=params.get("unroll", 1),
+        )  # fmt: skip
+        (state, state_carriers, state_known), (ys, y_carriers, y_known) = found
+        companions = self.run.plan.companions
+        env.update(zip((exit.outer for exit in self.ends), state, strict=True))
+        env.update(zip((exit.outer for exit in self.rows), ys, strict=True))
+        last = dict(zip(self.first, state_known, strict=True))
+        for exit, (_, into) in zip(self.ends, self.border.handed, strict=True):
+            if (companion := companions.get(exit.outer)) is not None:
+                env[companion] = _fitted(last[companions[into]], companion.shape)
+        env.update(zip((companions[exit.outer] for exit in self.kept), y_known, strict=True))
+        for (upper, number), array in zip(self.handed, state_carriers, strict=True):
+            carried[upper, self.ends[number].outer] = array
+        for (upper, i), array in zip(self.results, y_carriers, strict=True):
+            carried[upper, self.op.outputs[i]] = array
+
+    def _start(self, upper: bool, number: int) -> Any:
+        out, into = self.border.handed[number]
+        known = self.given.get((upper, self.place[into]))
         return carrier(out) if known is None else known
 
-    def one(carry: tuple, x: tuple) -> tuple:
+    def _step(self, carry: tuple, x: tuple) -> tuple:
         (state, state_carriers, state_known), (xs, x_carriers, taps, x_known) = carry, x
-        carriers = {**same, **dict(zip(stacked, x_carriers, strict=True))}
-        for (upper, number), array in zip(handed, state_carriers, strict=True):
-            carriers[upper, place[border.handed[number][1]]] = array
-        values = {entry.inner: read_value(env, entry.outer) for entry in fixed}
-        values.update(zip((entry.inner for entry in states), state, strict=True))
-        values.update(zip((entry.inner for entry in parts), xs, strict=True))
-        inner, inner_carried = _inside(
-            run, border, [values[value] for value in border.body.inputs], carriers,
-            dict(zip(tapped, taps, strict=True)),
-            {
-                **always,
-                **dict(zip(first, state_known, strict=True)),
-                **dict(zip(by_step, x_known, strict=True)),
-            },
-        )  # fmt: skip
-        outputs, y_carriers = _ends(border, inner, inner_carried, results)
-        outs = [(upper, border.handed[number][0]) for upper, number in handed]
+        values = {
+            **self.values,
+            **dict(zip((entry.inner for entry in self.states), state, strict=True)),
+            **dict(zip((entry.inner for entry in self.parts), xs, strict=True)),
+        }
+        carriers = {**self.carriers, **dict(zip(self.stacked, x_carriers, strict=True))}
+        for (upper, number), array in zip(self.handed, state_carriers, strict=True):
+            carriers[upper, self.place[self.border.handed[number][1]]] = array
+        known = {
+            **self.known,
+            **dict(zip(self.first, state_known, strict=True)),
+            **dict(zip(self.by_step, x_known, strict=True)),
+        }
+        tapped = dict(zip(self.tapped, taps, strict=True))
+        ordered = [values[value] for value in self.border.body.inputs]
+        return self._results(*_inside(self.run, self.border, ordered, carriers, tapped, known))
+
+    def _results(self, inner: Arrays, inner_carried: Carried) -> tuple:
+        """What a step hands on, and its rows of the loop's outputs."""
+        companions, handed = self.run.plan.companions, self.border.handed
+        outputs, y_carriers = _ends(self.border, inner, inner_carried, self.results)
+        outs = [(upper, handed[number][0]) for upper, number in self.handed]
         next_carriers = [
             inner_carried[key] if key in inner_carried else carrier(key[1]) for key in outs
         ]
-        next_state = [outputs[exit.position] for exit in ends]
         next_known = [
-            _fitted(run.active(out, inner), plan.companions[into].shape)
-            for out, into in border.handed
-            if into in plan.companions
+            _fitted(self.run.active(out, inner), companions[into].shape)
+            for out, into in handed
+            if into in companions
         ]
-        rows_known = [
-            _fitted(run.active(exit.inner, inner), plan.companions[exit.outer].shape[1:])
-            for exit in kept
+        y_known = [
+            _fitted(self.run.active(exit.inner, inner), companions[exit.outer].shape[1:])
+            for exit in self.kept
         ]
-        ys = [outputs[exit.position] for exit in rows]
-        return (next_state, next_carriers, next_known), (ys, y_carriers, rows_known)
-
-    found: Any = lax.scan(
-        one,
-        (
-            [read_value(env, entry.outer) for entry in states],
-            [start(*key) for key in handed],
-            list(first.values()),
-        ),
-        (
-            [read_value(env, entry.outer) for entry in parts],
-            [given[key] for key in stacked],
-            [run.taps[value] for value in tapped],
-            list(by_step.values()),
-        ),
-        length=border.steps,
-        reverse=op.params.get("reverse", False),
-        unroll=op.params.get("unroll", 1),
-    )
-    (state, state_carriers, state_known), (ys, y_carriers, rows_known) = found
-    env.update(zip((exit.outer for exit in ends), state, strict=True))
-    env.update(zip((exit.outer for exit in rows), ys, strict=True))
-    last = dict(zip(first, state_known, strict=True))
-    for exit, (_, into) in zip(ends, border.handed, strict=True):
-        if exit.outer in plan.companions:
-            companion = plan.companions[exit.outer]
-            env[companion] = _fitted(last[plan.companions[into]], companion.shape)
-    for exit, pattern in zip(kept, rows_known, strict=True):
-        env[plan.companions[exit.outer]] = pattern
-    for (upper, number), array in zip(handed, state_carriers, strict=True):
-        carried[upper, ends[number].outer] = array
-    for (upper, i), array in zip(results, y_carriers, strict=True):
-        carried[upper, op.outputs[i]] = array
+        next_state = [outputs[exit.position] for exit in self.ends]
+        ys = [outputs[exit.position] for exit in self.rows]
+        return (next_state, next_carriers, next_known), (ys, y_carriers, y_known)
 
 
 def _branch(
@@ -271,3 +290,59 @@ def _shard_map(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
     found = metered(meter, found)
     env.update(zip(op.outputs, outputs, strict=True))
     carried.update({(u, op.outputs[i]): c for (u, i), c in zip(wanted, found, strict=True)})
+
+
+def checkpointed(
+    run: Evaluation, region: int, ops: Sequence[Op], depth: int, env: Arrays, carried: Carried,
+    evaluate: Callable[..., None],
+) -> None:  # fmt: skip
+    """Evaluates the operations of one remat region under one jax.checkpoint.
+
+    Args:
+      depth: number of regions around this one.
+      evaluate: ``evaluate(run, ops, depth, env, carried)``, from that region on.
+    """
+    program, plan, here = run.program, run.plan, {op.index for op in ops}
+    made = {value: None for op in ops for value in _made(plan, op)}
+    read = {v: None for op in ops for v in _read(plan, op) if v not in made}
+    later = {v for op in program.ops if op.index not in here for v in _read(plan, op)}
+    later.update(program.outputs, run.kept)
+    later.update(plan.companions[value] for value in program.outputs if value in plan.companions)
+    needed = [value for value in made if value in later]
+    outside = {value: env[value] for value in read}
+    known = {key: array for key, array in carried.items() if key[1] in read}
+    taps = {value: run.taps[value] for value in taps_within(run.taps, ops)}
+    with_carrier: list[tuple[bool, Value]] = []
+
+    def body(arrays: list, carriers: list, tapping: list) -> tuple[list, list]:
+        inner_env = dict(zip(outside, arrays, strict=True))
+        inner_carried = dict(zip(known, carriers, strict=True))
+        # Signs that are read in here are values of this checkpoint, and must not leave it.
+        signs = Read(run.signs.constants)
+        inner = run._replace(taps=dict(zip(taps, tapping, strict=True)), signs=signs)
+        evaluate(inner, ops, depth + 1, inner_env, inner_carried)
+        with_carrier[:] = [key for key in inner_carried if key[1] in needed]
+        return [inner_env[v] for v in needed], [inner_carried[key] for key in with_carrier]
+
+    values, carriers = jax.checkpoint(body, **program.remat_params[region])(
+        *(list(part.values()) for part in (outside, known, taps))
+    )
+    env.update(zip(needed, values, strict=True))
+    carried.update(zip(with_carrier, carriers, strict=True))
+
+
+def _made(plan: Plan, op: Op) -> list[Value]:
+    """An operation's outputs, and what is computed beside them."""
+    return [*op.outputs, *(plan.companions[v] for v in op.outputs if v in plan.companions)]
+
+
+def _read(plan: Plan, op: Op) -> list[Value]:
+    """What an operation, its rule and its outputs' activities read."""
+    read = [*op.inputs, *(plan.companions[v] for v in op.inputs if v in plan.companions)]
+    if any(value in plan.companions for value in op.outputs) and op.nest is None:
+        read += [plan.facts.truths(op, i)[0] for i in range(len(op.inputs))]
+    step = plan.steps.get(op)
+    if step is not None:
+        read += step.sources
+        read += [gated[1] for gated in step.gated if gated is not None]
+    return [value for value in read if value.literal is None]

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..engine.carriers import Evaluation, note_activity
+from ..engine.carriers import Evaluation, bind, note_activity
 from ..engine.direction import Read, SignReader
-from ..engine.excite import bind, evaluate_program
+from ..engine.excite import evaluate_program
 from ..program import compat
 from ..program.primitives import Kind, is_product, kind
 from ..program.trace import Op, Value

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..engine.carriers import carrier_dtype
-from ..engine.excite import bind
+from ..engine.carriers import bind, carrier_dtype
 from ..explain.layer_table import spatial_map
 from ..explain.prepared import Prepared, prepare
 from ..explain.targets import Target, signal

@@ -17,6 +17,7 @@ known when the model runs: then the activity is computed beside the value, by th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,12 +47,12 @@ class Activity:
     shape: tuple[int, ...]
     pattern: np.ndarray | None = None
 
-    @property
+    @functools.cached_property
     def none(self) -> bool:
         """No element depends on the input."""
         return self.pattern is not None and not self.pattern.any()
 
-    @property
+    @functools.cached_property
     def whole(self) -> bool:
         """Every element does."""
         return self.pattern is not None and bool(self.pattern.all())

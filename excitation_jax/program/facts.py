@@ -12,7 +12,6 @@ from jax import lax
 
 from . import activity, intervals, roles
 from .activity import Activity
-from .constants import before_broadcast
 from .intervals import ANYTHING, INF, Interval
 from .primitives import (
     Kind,
@@ -24,8 +23,7 @@ from .primitives import (
     layout,
     output_range,
 )
-from .record import Facts, agree, at_border, either, same_number
-from .roles import Role
+from .record import Facts, Role, agree, at_border, before_broadcast, either, same_number
 from .trace import Op, Program, Value
 from .walk import Border, Forward, borders, choosers, programs
 
@@ -100,7 +98,7 @@ class FactTable(Forward):
             self._visit_elementwise(op, inputs, function, found[0])
             return
         interval = output_range(op, _without_fill(inputs))
-        moved = bool(roles.moved_normaliser(op, self))
+        moved = roles.moved_normaliser(op, self)
         for value, depends in zip(op.outputs, found, strict=True):
             facts = Facts(depends, interval, producer=op)
             if facts.active:
@@ -212,7 +210,11 @@ class FactTable(Forward):
         facts.modules = frozenset().union(*(f.modules for f in inputs))
         copied = kind(op.primitive) in (Kind.IDENTITY, Kind.MOVE)
         # What an index out of range picks is another number.
-        if copied and layout(op.primitive) is not Layout.PICKED or _is_cast(op):
+        if (
+            copied
+            and layout(op.primitive) is not Layout.PICKED
+            or op.primitive is lax.convert_element_type_p
+        ):
             which = [f.known for i, f in enumerate(inputs) if i not in indices(op.primitive)]
             facts.known = functools.reduce(same_number, which)
         return facts
@@ -365,10 +367,6 @@ class FactTable(Forward):
             ops[op.index] = op
             pending.extend(op.inputs)
         return list(ops.values()) if met else None
-
-
-def _is_cast(op: Op) -> bool:
-    return op.primitive is lax.convert_element_type_p
 
 
 def _without_fill(inputs: Sequence[Facts]) -> list[Interval]:

@@ -100,7 +100,6 @@ class Row:
       indices: positions of the operands that say which elements are meant, not what they are.
       label: what to call a layer that is this operation, if it may be one.
       affine: element by element, it only scales its operand by constants and adds such.
-      body: for calls, the parameter that holds the function.
     """
 
     kind: Kind
@@ -111,7 +110,6 @@ class Row:
     indices: range = range(0)
     label: str | None = None
     affine: bool = False
-    body: str | None = None
 
 
 def row(primitive: Primitive) -> Row | None:
@@ -374,18 +372,14 @@ _add(
         label="dense",
     ),
 )
-for _primitive in (compat.scan_p, compat.while_p, compat.cond_p, compat.shard_map_p):
-    _add(
-        [_primitive],
-        Row(Kind.NEST, _OF_ITS_PARTS, _OF_ITS_PARTS, _OF_ITS_PARTS, _OF_ITS_PARTS),
-    )
-for _primitive, _body in compat.BODIES.items():
-    _add(
-        [_primitive],
-        Row(
-            Kind.CALL, _OF_ITS_PARTS, _OF_ITS_PARTS, _OF_ITS_PARTS, _OF_ITS_PARTS, body=_body
-        ),
-    )  # fmt: skip
+
+
+def _held(of: Kind, primitives: Iterable[Primitive]) -> None:
+    _add(primitives, Row(of, _OF_ITS_PARTS, _OF_ITS_PARTS, _OF_ITS_PARTS, _OF_ITS_PARTS))
+
+
+_held(Kind.NEST, [compat.scan_p, compat.while_p, compat.cond_p, compat.shard_map_p])
+_held(Kind.CALL, compat.BODIES)
 
 for _primitive, _label in {lax.add_p: "sum", lax.max_p: "max"}.items():
     TABLE[_primitive] = replace(TABLE[_primitive], label=_label)
@@ -395,4 +389,4 @@ for _primitive, _entry in TABLE.items():
         lax.convert_element_type_p,
     )  # fmt: skip
     TABLE[_primitive] = replace(_entry, affine=_scales or _entry.kind is Kind.IDENTITY)
-del _primitive, _function, _body, _label, _entry, _scales
+del _primitive, _function, _label, _entry, _scales

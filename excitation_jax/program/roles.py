@@ -6,27 +6,15 @@ name: one function here, one example in its docstring.
 
 from __future__ import annotations
 
-import enum
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jax import lax
 
 from .intervals import INF, TRUTH, Interval, union
 from .primitives import Kind, Layout, elementwise_function, is_product, kind, layout
+from .record import Known, Role
 from .trace import Op, Value
-
-
-class Role(enum.Enum):
-    """What a value that depends on the input is for, where it is no signal."""
-
-    NORMALISER = "it only scales: 1 / s, s^-p, or built from such"
-
-
-class Known(Protocol):
-    """What is known of values: a `facts.FactTable`, which asks these functions as it is made."""
-
-    def __getitem__(self, value: Value) -> Any: ...
 
 
 def through_layout(value: Value, facts: Known) -> Value:

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..program.constants import reader
 from ..program.facts import FactTable
 from ..program.primitives import Kind, Layout, kind, layout
+from ..program.record import reader
 from ..program.trace import Op, Program, Value
 
 

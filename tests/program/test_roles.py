@@ -15,7 +15,7 @@ from excitation_jax.program import roles
 from excitation_jax.program.facts import FactTable
 from excitation_jax.program.intervals import Interval
 from excitation_jax.program.primitives import Primitive
-from excitation_jax.program.roles import Role
+from excitation_jax.program.record import Role
 from excitation_jax.program.trace import Op, trace
 
 X = jax.ShapeDtypeStruct((2, 4), "float32")
