@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
         `excite`). Inside a loop they have lost the axis of its steps.
       signs: reads the signs of scales off the values that do not depend on the input.
       walk: evaluates a program: ``walk(run, env, carried)`` adds to both.
-      kept: values that must outlive the remat regions that make them.
+      kept: values that must outlive the remat calls that make them.
     """
 
     plan: Plan

@@ -202,18 +202,18 @@ def evaluate_program(run: Evaluation, env: Arrays, carried: Carried) -> None:
             bind(op, alone)
             env.update({value: alone[value] for value in constant})
     run = run._replace(signs=Read(dict(env)))
-    _evaluate_regions(run, active, 0, env, carried)
+    _evaluate_ops(run, active, 0, env, carried)
 
 
-def _evaluate_regions(
+def _evaluate_ops(
     run: Evaluation, ops: Sequence[Op], depth: int, env: Arrays, carried: Carried
 ) -> None:
-    """Evaluates operations in order, those of one remat region under one jax.checkpoint."""
-    for region, group in itertools.groupby(
-        ops, key=lambda op: op.regions[depth] if len(op.regions) > depth else None
+    """Evaluates operations in order, those of one remat call under one jax.checkpoint."""
+    for remat, group in itertools.groupby(
+        ops, key=lambda op: op.remats[depth] if len(op.remats) > depth else None
     ):
-        if region is not None:
-            checkpointed(run, region, list(group), depth, env, carried, _evaluate_regions)
+        if remat is not None:
+            checkpointed(run, remat, list(group), depth, env, carried, _evaluate_ops)
             continue
         for op in group:
             _evaluate(run, op, env, carried)

@@ -293,14 +293,14 @@ def _shard_map(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
 
 
 def checkpointed(
-    run: Evaluation, region: int, ops: Sequence[Op], depth: int, env: Arrays, carried: Carried,
+    run: Evaluation, remat: int, ops: Sequence[Op], depth: int, env: Arrays, carried: Carried,
     evaluate: Callable[..., None],
 ) -> None:  # fmt: skip
-    """Evaluates the operations of one remat region under one jax.checkpoint.
+    """Evaluates the operations of one remat call under one jax.checkpoint.
 
     Args:
-      depth: number of regions around this one.
-      evaluate: ``evaluate(run, ops, depth, env, carried)``, from that region on.
+      depth: number of remat calls around this one.
+      evaluate: ``evaluate(run, ops, depth, env, carried)``, from that one on.
     """
     program, plan, here = run.program, run.plan, {op.index for op in ops}
     made = {value: None for op in ops for value in _made(plan, op)}
@@ -324,7 +324,7 @@ def checkpointed(
         with_carrier[:] = [key for key in inner_carried if key[1] in needed]
         return [inner_env[v] for v in needed], [inner_carried[key] for key in with_carrier]
 
-    values, carriers = jax.checkpoint(body, **program.remat_params[region])(
+    values, carriers = jax.checkpoint(body, **program.remat_params[remat])(
         *(list(part.values()) for part in (outside, known, taps))
     )
     env.update(zip(needed, values, strict=True))

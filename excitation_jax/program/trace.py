@@ -55,7 +55,7 @@ class Op:
     """One equation: a primitive applied to values.
 
     ``path`` is the raw stack of scope names; ``call`` the name of the jitted function without
-    layers of its own that it came from ('relu'), if any; ``regions`` the remat regions it lies in.
+    layers of its own that it came from ('relu'), if any; ``remats`` the remat calls it lies in.
     """
 
     index: int
@@ -65,7 +65,7 @@ class Op:
     outputs: tuple[Value, ...]
     path: tuple[str, ...]
     call: str | None
-    regions: tuple[int, ...]
+    remats: tuple[int, ...]
     source_infos: tuple[Any, ...]
     nest: Nest | None = None
 
@@ -206,7 +206,7 @@ class _Context(NamedTuple):
 
     path: tuple[str, ...]
     call: str | None
-    regions: tuple[int, ...]
+    remats: tuple[int, ...]
     source_infos: tuple[Any, ...]
     steps: tuple[int, ...] = ()
 
@@ -236,7 +236,7 @@ def _inline(
                 name = _function_name(eqn.params["name"], inner)
                 here = here._replace(call=here.call or name)
             elif eqn.primitive is compat.remat_p:
-                here = here._replace(regions=(*here.regions, len(program.remat_params)))
+                here = here._replace(remats=(*here.remats, len(program.remat_params)))
                 kept = {key: eqn.params[key] for key in ("policy", "prevent_cse")}
                 program.remat_params.append(kept)
             outputs = _inline(program, inner, [*const_values, *inputs], here)
@@ -251,7 +251,7 @@ def _inline(
         program.ops.append(
             Op(
                 index, eqn.primitive, eqn.params, inputs, made,
-                here.path, here.call, here.regions, here.source_infos, nest,
+                here.path, here.call, here.remats, here.source_infos, nest,
             )
         )  # fmt: skip
     return [read(atom) for atom in jaxpr.outvars]
@@ -294,7 +294,7 @@ def _nest(program: Program, eqn: Any, inputs: Sequence[Value], context: _Context
 
     def body(jaxpr: Any, length: int | None = None) -> Program:
         steps = context.steps if length is None else (*context.steps, length)
-        inside = context._replace(regions=(), steps=steps)
+        inside = context._replace(remats=(), steps=steps)
         opened, consts = compat.opened(jaxpr)
         arguments = tuple(_value(var.aval, None, steps) for var in opened.invars)
         inner = Program(
