@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ..program import compat
 from ..program.patterns import spread
 from ..program.trace import Op, Program, Value, read_value
+from ..rules.rule import Call, Step
 from .direction import Read
 from .plan import Plan
 
@@ -47,6 +48,28 @@ def bind(op: Op, env: Arrays) -> None:
     """Adds an operation's outputs to the values."""
     outputs = compat.bind(op.primitive, op.params, *(read_value(env, v) for v in op.inputs))
     env.update(zip(op.outputs, outputs, strict=True))
+
+
+def knowledge(run: Evaluation, step: Step, env: Arrays) -> tuple:
+    """What a rule needs to know of an operation (see `Call`), beside what is static."""
+    op = step.site.op
+    readers = (step.output_sign, *step.input_signs)
+    signs = [None if reader is None else run.signs.sign(reader) for reader in readers]
+    lows = [None if gated is None else gated[0] * env[gated[1]] for gated in step.gated]
+    parts = [(v, run.plan.facts[v].activity) for v in op.inputs]
+    active = [None if a.whole or a.none else jnp.asarray(run.active(v, env)) for v, a in parts]
+    operands = [jnp.asarray(read_value(env, value)) for value in op.inputs]
+    tail = None if step.tail is None else step.tail(run.signs)
+    return operands, signs, lows, active, tail
+
+
+def call_of(step: Step, dtype: Any, known: tuple, contrastive: bool = False) -> Call:
+    """An operation as its rule sees it in the backward pass."""
+    operands, signs, lows, active, tail = known
+    return Call(
+        step, tuple(operands), dtype, signs[0], tuple(signs[1:]), tuple(lows), tuple(active),
+        contrastive, tail,
+    )  # fmt: skip
 
 
 def carrier_dtype(value: Value) -> Any:

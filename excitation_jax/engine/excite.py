@@ -28,20 +28,23 @@ from ..program import compat
 from ..program.modules import name_owners
 from ..program.primitives import indices
 from ..program.trace import Op, Value, read_value, trace
-from ..rules.rule import Call, Flow, Step, Structure, Through
+from ..rules.rule import Flow, Step, Structure, Through
 from ..rules.ruleset import EXCITATION, RuleSet
 from .carriers import (
     Arrays,
     Carried,
     Evaluation,
     bind,
+    call_of,
     carrier,
     carrier_dtype,
     discounted,
+    knowledge,
     metered,
     note_activity,
 )
 from .direction import Read
+from .merging import carry_region
 from .nests import checkpointed, evaluate_nest
 from .plan import Plan, analyse, check_floating
 
@@ -229,12 +232,16 @@ def _evaluate(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
         note_activity(run, op, env)
     if step is None:
         return
-    if op.nest is None:
-        for upper in sorted({u for value in op.outputs for u in run.plan.phases(value)}):
-            _carry_on(run, step, upper, env, carried)
+    plan = run.plan
+    if op.nest is None and (op in plan.regions or op not in plan.merged):
+        for upper in sorted({u for value in op.outputs for u in plan.phases(value)}):
+            if op in plan.regions:
+                carry_region(run, plan.regions[op], upper, env, carried)
+            else:
+                _carry_on(run, step, upper, env, carried)
     for value in op.outputs:
         if value in run.taps:
-            for upper in run.plan.phases(value):
+            for upper in plan.phases(value):
                 before, tap = carried.get((upper, value)), run.taps[value]
                 carried[upper, value] = tap if before is None else before + tap
 
@@ -279,15 +286,8 @@ def _flow(
     op = step.site.op
     assert isinstance(step.route, Flow)
     sources = tuple(i for i in step.route.sources if op.inputs[i] in below)
-    readers = (step.output_sign, *step.input_signs)
-    signs = [None if reader is None else run.signs.sign(reader) for reader in readers]
-    lows = [None if gated is None else gated[0] * env[gated[1]] for gated in step.gated]
-    parts = [(v, run.plan.facts[v].activity) for v in op.inputs]
-    active = [None if a.whole or a.none else jnp.asarray(run.active(v, env)) for v, a in parts]
-    operands = [jnp.asarray(read_value(env, value)) for value in op.inputs]
-    tail = None if step.tail is None else step.tail(run.signs)
-    known = operands, signs, lows, active, tail
     carriers = [below[op.inputs[i]] for i in sources]
+    known = knowledge(run, step, env)
     return _carry(step, sources, contrastive, carriers, run.taps.get(op), known)
 
 
@@ -306,9 +306,7 @@ def _carry(
       sources: positions of the operands whose carriers are given.
       meter: a zero, or None; its cotangent is the probability that ends at the operation, at
         units without excitatory input.
-      known: what the rule needs (see `Call`): the operands; the signs of the scales behind the
-        output and each operand; for each operand lambda times its gate, and which elements are
-        active; the tail behind the output.
+      known: what the rule needs (see `carriers.knowledge`).
     """
     return [carrier(value) for value in step.site.op.outputs]
 
@@ -321,11 +319,8 @@ def _carry_forward(step: Step, sources: Any, contrastive: bool, *arrays: Any) ->
 def _carry_backward(
     step: Step, sources: tuple[int, ...], contrastive: bool, saved: tuple, p: list[jax.Array]
 ) -> tuple:
-    ((operands, signs, lows, active, tail), meter), op = saved, step.site.op
-    call = Call(
-        step, tuple(operands), p[0].dtype, signs[0], tuple(signs[1:]), tuple(lows), tuple(active),
-        contrastive, tail,
-    )  # fmt: skip
+    (known, meter), op = saved, step.site.op
+    call = call_of(step, p[0].dtype, known, contrastive)
     found = step.checked(step.rule.backward(call, p[0] if len(p) == 1 else tuple(p)))
     shares = [
         carrier(op.inputs[i])

@@ -16,6 +16,7 @@ from ..program.walk import borders, computed_from, programs
 from ..rules.rule import Flow, Inside, Refuse, Site, Step
 from ..rules.ruleset import RuleSet
 from .direction import find_signs
+from .regions import Region, find_regions
 
 
 class UnsupportedPrimitiveError(NotImplementedError):
@@ -69,6 +70,7 @@ class Plan:
       refused: operations on the signal path without a rule, and why.
       companions: for values of which some elements are constants, as is known only when the model
         runs, the value that says which (see `activity`): those that some rule wants to know.
+      regions: operations that are one step with others (see regions.py), by the one at the top.
       upper, lower: in a contrastive pass, the values that probability reaches before and after
         it has met the first affine operation; a value may be in both. In an ordinary pass all
         are in ``lower``.
@@ -81,8 +83,14 @@ class Plan:
     behind: dict[Value, list[Value]] = field(default_factory=dict)
     refused: dict[Op, str] = field(default_factory=dict)
     companions: dict[Value, Value] = field(default_factory=dict)
+    regions: dict[Op, Region] = field(default_factory=dict)
     upper: set[Value] = field(default_factory=set)
     lower: set[Value] = field(default_factory=set)
+
+    @functools.cached_property
+    def merged(self) -> frozenset[Op]:
+        """The operations whose part in the pass is a region's."""
+        return frozenset(op for region in self.regions.values() for op in region.merged)
 
     def path(self, program: Program, op: Op) -> str:
         """The module that an operation belongs to: by its scope, or by the parameters it reads."""
@@ -308,6 +316,9 @@ def _look_around(plan: Plan, contrasted: frozenset[Op]) -> None:
             identity_skip=roles.identity_skip(op, plan.facts),
             tail=None if found is None else found.get(op.outputs[0]),
         )
+    for program in programs(plan.program):
+        plan.regions |= find_regions(program, plan.steps, plan.facts)
+    _want_companions(plan, (value for region in plan.regions.values() for value in region.values))
 
 
 def _tails(

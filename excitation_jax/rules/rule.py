@@ -228,6 +228,10 @@ class Rule:
       contrasts: whether `backward` heeds `Call.contrastive`, as the rule of a top layer in a c-MWP
         must.
       shares: whether it gives each child a part in proportion to its excitation h * w+.
+      connects: whether `connections` says how its neurons are connected, so that a sum may be one
+        neuron with them.
+      merges: whether the sum is one neuron with affine operations that it alone reads: P is split
+        by the connections of all of them, wherever the partial sums lie (see regions.py).
       selects: whether P goes where the operation's own gradient says.
       clamped: whether h is `Call.activation`; the value as it is otherwise.
       effective: whether the scale behind an operation counts into its weights.
@@ -238,6 +242,8 @@ class Rule:
     equation: str = ""
     contrasts: bool = False
     shares: bool = False
+    connects: bool = False
+    merges: bool = False
     selects: bool = False
     clamped: bool = True
     effective: bool = True
@@ -250,6 +256,10 @@ class Rule:
     def left_out(self, step: Step) -> int | None:
         """The operand of a sum that gets nothing, whatever its value; None for most rules."""
         return None
+
+    def connections(self, call: Call, p: jax.Array) -> Any:
+        """The `sharing.Connections` of an affine operation; nothing is computed before ``p`` is."""
+        raise NotImplementedError
 
     def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
         """Shares of ``p`` (a tuple for several outputs): one array per operand, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,22 @@ from .rule import (
     unbroadcast,
 )
 
+#: Z of every neuron, and from r = P / Z what each child gets per unit of h: L+^T(r).
+Excitation = tuple[jax.Array, Callable[[jax.Array], jax.Array]]
+
+
+class Connections(NamedTuple):
+    """The connections of an affine operation's neurons to their children.
+
+    Attributes:
+      h: the children's activations.
+      excite: the excitation by the positive part of the weights, ``excite(1)``, or by the
+        negative one, ``excite(-1)``.
+    """
+
+    h: jax.Array
+    excite: Callable[[int], Excitation]
+
 
 @dataclass(frozen=True)
 class Affine(Rule):
@@ -41,13 +57,16 @@ class Affine(Rule):
     Attributes:
       effective: count the scale behind the operation in.
       clamped: h is the activation of `Call.activation`; otherwise the value as it is.
+      merges: as a sum (an average pooling, say), is one neuron with the layers that it alone reads.
     """
 
     effective: bool = True
     clamped: bool = True
+    merges: bool = False
     equation = "R1 affine, Eq. 6"
     contrasts = True
     shares = True
+    connects = True
 
     def route(self, site: Site) -> Route:
         if is_product(site.op):
@@ -65,6 +84,17 @@ class Affine(Rule):
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:
         if is_product(call.step.site.op):
             return Product().backward(call, p)
+        connected = self.connections(call, p)
+
+        def excite(part: int) -> jax.Array:
+            total, send = connected.excite(part)
+            return send(self.per_child(call, p, total))
+
+        shares = self.contrast(excite) if call.contrastive else excite(1)
+        operands = range(len(call.operands))
+        return [connected.h * shares if i in call.sources else None for i in operands]
+
+    def connections(self, call: Call, p: jax.Array) -> Connections:
         (source,) = call.sources
         h = call.activation(source) if self.clamped else call.value(source)
         weights = {i: call.value(i) for i in range(len(call.operands)) if i != source}
@@ -80,23 +110,26 @@ class Affine(Rule):
                 (i, weight_sign), sign = folded, None
                 weights[i] = weights[i] * weight_sign
 
-        def spread(p: jax.Array, part: int) -> jax.Array:
+        def one_side(part: int) -> Excitation:
             positive = {i: jnp.maximum(part * w, 0) for i, w in weights.items()}
             operands = range(len(call.operands))
             total, transpose = jax.vjp(
                 lambda h: call.bind(*(h if i == source else positive[i] for i in operands)), h
             )
-            return transpose(self.per_child(call, p, total))[0]
+            return total, lambda r: transpose(r)[0]
 
-        def excite(part: int) -> jax.Array:
+        def excite(part: int) -> Excitation:
             if sign is None:
-                return spread(p, part)
+                return one_side(part)
             # The scale varies along more than the features: each unit takes its own side.
-            up, down = jnp.where(sign > 0, p, 0), jnp.where(sign < 0, p, 0)
-            return spread(up, part) + spread(down, -part)
+            (up, send_up), (down, send_down) = one_side(part), one_side(-part)
+            total = jnp.where(sign > 0, up, jnp.where(sign < 0, down, 0))
+            return (
+                total,
+                lambda r: send_up(jnp.where(sign > 0, r, 0)) + send_down(jnp.where(sign < 0, r, 0)),
+            )
 
-        shares = self.contrast(excite) if call.contrastive else excite(1)
-        return [h * shares if i == source else None for i in range(len(call.operands))]
+        return Connections(h, excite)
 
     def per_child(self, call: Call, p: jax.Array, total: jax.Array) -> jax.Array:
         """P / Z: what a child gets per unit of its excitation, of which ``total`` is the sum."""
@@ -158,10 +191,12 @@ class Sum(Rule):
       clamped: h as in `Affine`; otherwise the signed values a / (a + b).
       skips: "share", or "nothing": at the sum of an identity skip and a residual branch the
         branch gets everything (IJCV18, Fig. 7c).
+      merges: is one neuron with the layers that it alone reads.
     """
 
     clamped: bool = True
     skips: str = "share"
+    merges: bool = False
     equation = "R4 sum, Eq. 19"
     shares = True
 
