@@ -14,7 +14,19 @@ from jax import lax
 from ..program import compat
 from ..program.primitives import is_product
 from ..program.roles import signal_factor
-from .rule import Call, Flow, Inside, Refuse, Route, Rule, Site, Structure, Through, only_child
+from .rule import (
+    Call,
+    Flow,
+    Inside,
+    Refuse,
+    Route,
+    Rule,
+    Site,
+    Structure,
+    Through,
+    only_child,
+    unbroadcast,
+)
 
 
 @dataclass(frozen=True)
@@ -99,10 +111,29 @@ class Winner(Rule):
 
         if call.step.site.op.primitive in (lax.reduce_max_p, lax.reduce_min_p):
             return [_to_the_largest(call, p)]
+        if call.step.site.op.primitive in (lax.max_p, lax.min_p):
+            return _to_the_larger(call, p)
         # In the probabilities' dtype: the order of the values stays the same.
         _, transpose = jax.vjp(select, *(call.value(i) for i in call.sources))
         shares = dict(zip(call.sources, transpose(p), strict=True))
         return [shares.get(i) for i in range(len(call.operands))]
+
+
+def _to_the_larger(call: Call, p: jax.Array) -> list[jax.Array | None]:
+    """``p`` to the winner of two, in halves where they are equal.
+
+    As the gradient does, but by comparing the two with each other, not with their maximum: see
+    `_to_the_largest`.
+    """
+    a, b = call.value(0), call.value(1)
+    largest = call.step.site.op.primitive is lax.max_p
+    even = jnp.where(a == b, 0.5, 0)
+    wins = (a > b, a < b) if largest else (a < b, a > b)
+    shares = [jnp.where(won, 1, even).astype(p.dtype) * p for won in wins]
+    return [
+        unbroadcast(share, operand.shape) if i in call.sources else None
+        for i, (share, operand) in enumerate(zip(shares, (a, b), strict=True))
+    ]
 
 
 def _to_the_largest(call: Call, p: jax.Array) -> jax.Array:
