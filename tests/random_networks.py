@@ -37,7 +37,7 @@ for option in ({"xla_backend_optimization_level": 0}, {"xla_cpu_use_fusion_emitt
         FAST |= option
 
 check_many = settings(
-    max_examples=200,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     database=None,

@@ -11,8 +11,9 @@ one layer: N[i, j] is the expected number of visits to neuron j of a walk that s
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ import numpy as np
 from ..engine.carriers import Evaluation, bind, note_activity
 from ..engine.direction import Read, SignReader
 from ..engine.excite import evaluate_program
+from ..engine.plan import Plan
+from ..engine.regions import Place
 from ..program import compat
 from ..program.primitives import Kind, is_product, kind
 from ..program.trace import Op, Value
@@ -95,15 +98,9 @@ def markov_chain(
     plan, program = prepared.plan, prepared.program
     if len(prepared.tapped) != 1 or len(program.outputs) != 1:
         raise ValueError("a Markov chain is written out for one input and one output array")
-    env: dict[Value, Any] = dict(zip(program.captured, prepared.captured, strict=True))
-    env.update(zip(program.inputs, jax.tree.leaves((params, x)), strict=True))
-    env.update(program.constants)
+    if plan.regions:
+        raise NotImplementedError("no matrix for several affine operations that are one neuron")
     run = Evaluation(plan, {}, Read({}), program, evaluate_program)
-    for op in program.ops:  # whatever is recomputed in the model
-        bind(op, env)
-        if op.nest is None:
-            note_activity(run, op, env)
-
     order = [prepared.tapped[0]]
     order += [value for op in program.ops for value in op.outputs if value in plan.reached]
     order = list(dict.fromkeys(order))
@@ -117,9 +114,11 @@ def markov_chain(
         value: slice(int(end) - int(np.prod(value.shape)), int(end))
         for value, end in zip(order, ends, strict=True)
     }
+    env = _values(run, prepared.captured, jax.tree.leaves((params, x)))
+    matrices = _matrices(plan, env)
     transition = np.zeros((ends[-1], ends[-1]))
     for step in plan.steps.values():
-        for value, block in _blocks(step, env, run):
+        for value, block in _blocks(step, env, run, matrices):
             for output, rows in zip(step.site.op.outputs, block, strict=True):
                 if output in where:
                     transition[where[output], where[value]] += rows
@@ -132,8 +131,28 @@ def markov_chain(
     return MarkovChain(transition, where[program.outputs[0]], places)
 
 
+def _values(run: Evaluation, captured: Sequence[Any], leaves: Sequence[Any]) -> dict[Value, Any]:
+    """All values of a program, and which elements of them depend on the input."""
+    program, names = run.program, list[Value]()
+
+    @jax.jit
+    def evaluate(captured: Sequence[Any], leaves: Sequence[Any]) -> list[Any]:
+        env: dict[Value, Any] = dict(zip(program.captured, captured, strict=True))
+        env.update(zip(program.inputs, leaves, strict=True))
+        env.update(program.constants)
+        for op in program.ops:  # whatever is recomputed in the model
+            bind(op, env)
+            if op.nest is None:
+                note_activity(run, op, env)
+        names[:] = env
+        return list(env.values())
+
+    found = evaluate(captured, leaves)
+    return dict(zip(names, found, strict=True))
+
+
 def _blocks(
-    step: Step, env: dict[Value, Any], run: Evaluation
+    step: Step, env: dict[Value, Any], run: Evaluation, jacobians: Mapping[Place, list[np.ndarray]]
 ) -> list[tuple[Value, list[np.ndarray]]]:
     """For each child value, the matrices (neurons of an output, neurons of the child)."""
     op, route, rule = step.site.op, step.route, step.rule
@@ -150,7 +169,7 @@ def _blocks(
             "loop or branch out"
         )
     assert isinstance(route, Structure | Flow)
-    matrices = {i: _matrices(op, i, env) for i in route.sources}
+    matrices = {i: jacobians[op, i] for i in route.sources}
     if isinstance(route, Structure) or rule.selects:
         return [(op.inputs[i], matrices[i]) for i in route.sources]
     if not rule.shares:
@@ -183,18 +202,32 @@ def _blocks(
     return [(op.inputs[i], [scale[:, None] * block]) for i, block in excitation.items()]
 
 
-def _matrices(op: Op, i: int, env: dict[Value, Any]) -> list[np.ndarray]:
-    """The operation's Jacobians with respect to operand ``i``, one per output."""
-    operands = [env[v] if v.literal is None else v.literal for v in op.inputs]
+def _matrices(plan: Plan, env: dict[Value, Any]) -> dict[Place, list[np.ndarray]]:
+    """The operations' Jacobians with respect to their operands, one for each output."""
+    steps = [s for s in plan.steps.values() if isinstance(s.route, Structure | Flow)]
+    places = [(step.site.op, i) for step in steps for i in step.route.sources]  # type: ignore[union-attr]
 
-    def apply(x: Any) -> list[Any]:
-        return compat.bind(op.primitive, op.params, *operands[:i], x, *operands[i + 1 :])
+    @jax.jit  # one compilation, not one for each
+    def jacobians(values: list[list[Any]]) -> list[list[Any]]:
+        return [
+            jax.jacrev(functools.partial(_applied, op, i, operands))(operands[i])
+            for (op, i), operands in zip(places, values, strict=True)
+        ]
 
-    size = int(np.prod(op.inputs[i].shape))
-    return [
-        np.asarray(jacobian, float).reshape(math.prod(value.shape), size)
-        for value, jacobian in zip(op.outputs, jax.jacrev(apply)(operands[i]), strict=True)
-    ]
+    found = jacobians(
+        [[env[v] if v.literal is None else v.literal for v in op.inputs] for op, _ in places]
+    )
+    return {
+        (op, i): [
+            np.asarray(jacobian, float).reshape(math.prod(value.shape), -1)
+            for value, jacobian in zip(op.outputs, parts, strict=True)
+        ]
+        for (op, i), parts in zip(places, found, strict=True)
+    }
+
+
+def _applied(op: Op, i: int, operands: Sequence[Any], x: Any) -> list[Any]:
+    return compat.bind(op.primitive, op.params, *operands[:i], x, *operands[i + 1 :])
 
 
 def _activation(step: Step, i: int, env: dict[Value, Any], run: Evaluation) -> np.ndarray:

@@ -19,7 +19,7 @@ from oracles.winners import AGREED, CONSERVING, TODAY, Meaning
 
 import excitation_jax as ej
 
-SEEDS, MORE = range(64), range(64, 300)
+SEEDS, MORE = range(64), range(64, 200)
 EXACT = 1e-9
 
 
