@@ -63,6 +63,7 @@ class Plan:
     """A program, with a rule for every operation on the signal path.
 
     Attributes:
+      rules: that they were planned by.
       steps: what to do at each operation on the signal path, those inside loops and branches
         included.
       reached: values on the signal path: probability may arrive at them.
@@ -78,6 +79,7 @@ class Plan:
 
     program: Program
     facts: FactTable
+    rules: RuleSet
     steps: dict[Op, Step] = field(default_factory=dict)
     reached: set[Value] = field(default_factory=set)
     behind: dict[Value, list[Value]] = field(default_factory=dict)
@@ -205,7 +207,7 @@ def analyse(
       ValueError: no output depends on the explained input, or a contrastive pass finds no
         affine operation, or one whose rule has no contrast.
     """
-    plan = Plan(program, facts or FactTable(program, tuple(explained)))
+    plan = Plan(program, facts or FactTable(program, tuple(explained)), rules)
     outputs = {value for value in program.outputs if value.literal is None}
     plan.reached = {value for value in outputs if plan.facts[value].active and value.floating}
     if not plan.reached:
@@ -213,18 +215,18 @@ def analyse(
             "no floating-point output of the model depends on the explained input: there is "
             "nothing to send probability down from"
         )
-    _plan_program(plan, program, rules)
+    _plan_program(plan, program)
     plan.lower = set(plan.reached)
     contrasted: Sequence[Op] = ()
     if contrastive:
-        contrasted = _check_contrast(plan, rules)
+        contrasted = _check_contrast(plan)
         _, plan.upper = plan.affine_below(program.outputs)
         plan.lower = plan.below(contrasted)
     _look_around(plan, frozenset(contrasted))
     return plan
 
 
-def _check_contrast(plan: Plan, rules: RuleSet) -> Sequence[Op]:
+def _check_contrast(plan: Plan) -> Sequence[Op]:
     if not plan.contrasted:
         raise ValueError(
             "a contrastive map needs an affine operation (a dense layer or a convolution "
@@ -233,14 +235,14 @@ def _check_contrast(plan: Plan, rules: RuleSet) -> Sequence[Op]:
     without = next((o for o in plan.contrasted if not plan.steps[o].rule.contrasts), None)
     if without is not None:
         raise ValueError(
-            f"the rules {rules.name} have no contrast ({plan.steps[without].rule.equation} at "
+            f"the rules {plan.rules.name} have no contrast ({plan.steps[without].rule.equation} at "
             f"{without.source}), which is Excitation Backprop's: give contrastive=False, or "
             "see excitation_jax.methods.contrastive"
         )
     return plan.contrasted
 
 
-def _plan_program(plan: Plan, program: Program, rules: RuleSet) -> None:
+def _plan_program(plan: Plan, program: Program) -> None:
     """Finds a rule for each operation that probability reaches, from the last to the first."""
     for op in reversed(program.ops):
         if not any(value in plan.reached for value in op.outputs):
@@ -248,10 +250,10 @@ def _plan_program(plan: Plan, program: Program, rules: RuleSet) -> None:
         path = plan.path(program, op)
         site = Site(op, plan.facts, path)
         call = op.params["name"] if op.primitive is compat.jit_p else None
-        rule = rules.rule_for(op.primitive, path, call)
+        rule = plan.rules.rule_for(op.primitive, path, call)
         route = Refuse(compat.why_unknown(op.primitive)) if rule is None else rule.route(site)
         if isinstance(route, Inside):
-            route = _plan_inside(plan, op, rules)
+            route = _plan_inside(plan, op)
         if isinstance(route, Refuse):
             plan.refused[op] = route.reason
             # Go on through everything it reads, to name all offenders at once.
@@ -262,7 +264,7 @@ def _plan_program(plan: Plan, program: Program, rules: RuleSet) -> None:
         plan.reached.update(step.sources)
 
 
-def _plan_inside(plan: Plan, op: Op, rules: RuleSet) -> Inside | Refuse:
+def _plan_inside(plan: Plan, op: Op) -> Inside | Refuse:
     """Plans the bodies of a loop, branch or shard_map; a loop until its carries are settled."""
 
     def reach(value: Value) -> bool:
@@ -276,9 +278,9 @@ def _plan_inside(plan: Plan, op: Op, rules: RuleSet) -> Inside | Refuse:
         for exit in border.exits:
             if exit.outer in plan.reached:
                 reach(exit.inner)
-        _plan_program(plan, border.body, rules)
+        _plan_program(plan, border.body)
         while any([reach(out) for out, into in border.handed if into in plan.reached]):
-            _plan_program(plan, border.body, rules)
+            _plan_program(plan, border.body)
         for entry in border.entries:
             if entry.inner in plan.reached:
                 active = plan.facts[entry.outer].active

@@ -90,7 +90,9 @@ def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
     counts: dict[str, int] = {}
     aliases: dict[str, Value] = {}
     every = list(plan.program.all_ops(sharded=False))
-    standard = analyse(plan.program, plan.facts.explained, EXCITATION, facts=plan.facts)
+    standard = plan
+    if plan.rules is not EXCITATION:
+        standard = analyse(plan.program, plan.facts.explained, EXCITATION, facts=plan.facts)
     for names in (_names(standard, every), _names(plan, every)):
         before = frozenset(named)
         for name, value in names:
