@@ -26,9 +26,9 @@ import jax.numpy as jnp
 
 from ..program import compat
 from ..program.modules import name_owners
-from ..program.primitives import indices
+from ..program.primitives import Kind, indices, kind
 from ..program.trace import Op, Value, read_value, trace
-from ..rules.rule import Flow, Step, Structure, Through
+from ..rules.rule import Flow, Step, Structure, Through, times
 from ..rules.ruleset import EXCITATION, RuleSet
 from .carriers import (
     Arrays,
@@ -287,8 +287,18 @@ def _flow(
     assert isinstance(step.route, Flow)
     sources = tuple(i for i in step.route.sources if op.inputs[i] in below)
     carriers = [below[op.inputs[i]] for i in sources]
-    known = knowledge(run, step, env)
+    known = knowledge(run, step, env), _unlikely(step, env)
     return _carry(step, sources, contrastive, carriers, run.taps.get(op), known)
+
+
+def _unlikely(step: Step, env: Arrays) -> jax.Array | None:
+    """The value of a layer whose weights depend on the input, too: it may be no number (attention).
+
+    That harms nobody where no probability comes from. Of other layers, the excitation says it.
+    """
+    op, facts = step.site.op, step.site.operands
+    several = kind(op.primitive) is Kind.AFFINE and all(known.active for known in facts)
+    return env[op.outputs[0]] if several else None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -306,7 +316,8 @@ def _carry(
       sources: positions of the operands whose carriers are given.
       meter: a zero, or None; its cotangent is the probability that ends at the operation, at
         units without excitatory input.
-      known: what the rule needs (see `carriers.knowledge`).
+      known: what the rule needs (see `carriers.knowledge`), and the value, where it may be no
+        number.
     """
     return [carrier(value) for value in step.site.op.outputs]
 
@@ -319,7 +330,9 @@ def _carry_forward(step: Step, sources: Any, contrastive: bool, *arrays: Any) ->
 def _carry_backward(
     step: Step, sources: tuple[int, ...], contrastive: bool, saved: tuple, p: list[jax.Array]
 ) -> tuple:
-    (known, meter), op = saved, step.site.op
+    ((known, value), meter), op = saved, step.site.op
+    if value is not None:
+        p = [jnp.where(jnp.isnan(value), times(p[0], jnp.nan), p[0])]
     call = call_of(step, p[0].dtype, known, contrastive)
     found = step.checked(step.rule.backward(call, p[0] if len(p) == 1 else tuple(p)))
     shares = [

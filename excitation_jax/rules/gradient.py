@@ -47,12 +47,22 @@ class OwnGradient(Rule):
             parts = out if isinstance(out, tuple) else (out,)
             return [part for part, value in zip(parts, outputs, strict=True) if value.floating]
 
-        out, pull = jax.vjp(apply, [call.value(i) for i in call.sources])
         given = p if isinstance(p, tuple) else (p,)
+        out, pull = jax.vjp(apply, [_harmless(call, i, given) for i in call.sources])
         floating = [q for q, value in zip(given, outputs, strict=True) if value.floating]
         (shares,) = pull([q.astype(o.dtype) for q, o in zip(floating, out, strict=True)])
         found = dict(zip(call.sources, shares, strict=True))
         return [found.get(i) for i in every]
+
+
+def _harmless(call: Call, i: int, p: tuple[jax.Array, ...]) -> jax.Array:
+    """An operand, where nothing comes from above with a number whose slope is finite."""
+    op, x = call.step.site.op, call.value(i)
+    if kind(op.primitive) is Kind.ELEMENTWISE and x.shape == p[0].shape:
+        return jnp.where(p[0] == 0, 0.5, x)
+    if kind(op.primitive) is Kind.AFFINE and len(call.sources) == 2:
+        return jnp.where(jnp.isfinite(x), x, 0)  # see `Call.weights`
+    return x
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .rule import (
     Structure,
     Through,
     only_child,
+    times,
     unbroadcast,
 )
 
@@ -127,9 +128,10 @@ def _to_the_larger(call: Call, p: jax.Array) -> list[jax.Array | None]:
     """
     a, b = call.value(0), call.value(1)
     largest = call.step.site.op.primitive is lax.max_p
-    even = jnp.where(a == b, 0.5, 0)
+    # Where one is no number there is no winner.
+    even = jnp.where(jnp.isnan(a) | jnp.isnan(b), jnp.nan, jnp.where(a == b, 0.5, 0))
     wins = (a > b, a < b) if largest else (a < b, a > b)
-    shares = [jnp.where(won, 1, even).astype(p.dtype) * p for won in wins]
+    shares = [times(p, jnp.where(won, 1, even).astype(p.dtype)) for won in wins]
     return [
         unbroadcast(share, operand.shape) if i in call.sources else None
         for i, (share, operand) in enumerate(zip(shares, (a, b), strict=True))

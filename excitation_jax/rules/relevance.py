@@ -35,6 +35,7 @@ from .rule import (
     Through,
     only_child,
     safe_divide,
+    times,
     unbroadcast,
 )
 from .ruleset import EXCITATION, RuleSet
@@ -64,7 +65,7 @@ class Epsilon(Relevance):
         z, transpose = jax.vjp(_linear(call, weights), x)
         scale, shift = _tail(call)
         ratio = safe_divide(scale * p, _stabilised(scale * z + shift, self.epsilon))
-        return _for_source(call, x * transpose(ratio)[0])
+        return _for_source(call, times(transpose(ratio)[0], x))
 
 
 class Parts(NamedTuple):
@@ -108,11 +109,11 @@ class _SignedParts(Relevance):
             )
         )  # fmt: skip
         ratios = {
-            1: scale * p * jnp.where(positive, a_up, a_down),
-            -1: scale * p * jnp.where(positive, a_down, a_up),
+            1: times(scale * p, jnp.where(positive, a_up, a_down)),
+            -1: times(scale * p, jnp.where(positive, a_down, a_up)),
         }
         shares = [
-            halves[0 if half > 0 else 1] * transpose(ratios[sign])[0]
+            times(transpose(ratios[sign])[0], halves[0 if half > 0 else 1])
             for (sign, half), (_, transpose) in found.items()
         ]
         return _for_source(call, sum(shares[1:], shares[0]))
@@ -234,7 +235,7 @@ class RelevanceSum(Rule):
         a, b = call.value(0), self.sign * call.value(1)
         scale, shift = _tail(call)
         ratio = safe_divide(scale * p, _stabilised(scale * (a + b) + shift, self.epsilon))
-        return [unbroadcast(part * ratio, part.shape) for part in (a, b)]
+        return [unbroadcast(times(ratio, part), part.shape) for part in (a, b)]
 
 
 def _has_layers(op: Op) -> bool:
@@ -296,8 +297,7 @@ def lrp_rules(
 def _operands(call: Call) -> tuple[jax.Array, dict[int, jax.Array]]:
     """The value that relevance goes to, and the weights by position."""
     (source,) = call.sources
-    others = {i: call.value(i) for i in range(len(call.operands)) if i != source}
-    return call.value(source), others
+    return call.value(source), call.weights(but=source)
 
 
 def _linear(call: Call, weights: dict[int, jax.Array]) -> Callable[[jax.Array], jax.Array]:

@@ -184,6 +184,19 @@ class Call:
         x = self.operands[i]
         return x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
+    def weights(self, but: int) -> dict[int, jax.Array]:
+        """The other operands, by position.
+
+        Where a layer's weights depend on the input (attention), those that are not finite belong to
+        outputs that are not either: P that reaches one is NaN already (see `excite`), and where
+        there is none they must not matter.
+        """
+        found = {i: self.value(i) for i in range(len(self.operands)) if i != but}
+        return {
+            i: jnp.where(jnp.isfinite(w), w, 0) if self.step.site.operands[i].active else w
+            for i, w in found.items()
+        }
+
     def activation(self, i: int) -> jax.Array:
         """h of operand ``i``: x - lambda where bounded below (Eq. 20), else max(x, 0)."""
         x, facts = self.value(i), self.step.site.operands[i]
@@ -279,12 +292,17 @@ class CustomRule(Rule):
 
 
 def safe_divide(p: jax.Array, total: jax.Array) -> jax.Array:
-    """p / total, 0 where the total vanishes (Z_i = 0 in Eq. 6).
+    """p / total, 0 where the total vanishes (Z_i = 0 in Eq. 6), or p does, whatever the total is.
 
     The threshold is far above the denormal numbers, for which the quotient would overflow.
     """
-    vanishes = jnp.abs(total) <= float(jnp.finfo(p.dtype).tiny) ** 0.8
-    return jnp.where(vanishes, 0, p / jnp.where(vanishes, 1, total))
+    nothing = (jnp.abs(total) <= float(jnp.finfo(p.dtype).tiny) ** 0.8) | (p == 0)
+    return jnp.where(nothing, 0, p / jnp.where(nothing, 1, total))
+
+
+def times(p: jax.Array, h: Any) -> jax.Array:
+    """p * h, 0 where p is 0, whatever h is: where no probability is, nothing flows."""
+    return jnp.where(p == 0, 0, p * h)
 
 
 def unbroadcast(p: jax.Array, shape: tuple[int, ...]) -> jax.Array:

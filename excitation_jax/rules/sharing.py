@@ -24,6 +24,7 @@ from .rule import (
     Through,
     only_child,
     safe_divide,
+    times,
     unbroadcast,
 )
 
@@ -92,12 +93,12 @@ class Affine(Rule):
 
         shares = self.contrast(excite) if call.contrastive else excite(1)
         operands = range(len(call.operands))
-        return [connected.h * shares if i in call.sources else None for i in operands]
+        return [times(shares, connected.h) if i in call.sources else None for i in operands]
 
     def connections(self, call: Call, p: jax.Array) -> Connections:
         (source,) = call.sources
         h = call.activation(source) if self.clamped else call.value(source)
-        weights = {i: call.value(i) for i in range(len(call.operands)) if i != source}
+        weights = call.weights(but=source)
         if weights:
             # Or else XLA may compute the positive parts of all weights early, and hold them all.
             p, weights = lax.optimization_barrier((p, weights))
@@ -216,7 +217,7 @@ class Sum(Rule):
             return [jnp.zeros_like(p) if i == skip else p for i in range(2)]
         h = [call.activation(i) if self.clamped else call.value(i) for i in range(2)]
         ratio = safe_divide(p, h[0] + h[1])
-        shares = [ratio * h[0], ratio * h[1]]
+        shares = [times(ratio, h[0]), times(ratio, h[1])]
         for i in range(2) if self.clamped else ():
             constant, other = call.constants(i), call.constants(1 - i)
             if other is not None:  # the sum of a signal and a constant (R5)
@@ -250,7 +251,7 @@ class PlacedSum(Rule):
         h = {i: call.activation(i) if self.clamped else call.value(i) for i in call.sources}
         total, transpose = jax.vjp(lambda parts: placed(call, parts, p), h)
         (shares,) = transpose(safe_divide(p, total))
-        found = {i: h[i] * shares[i] for i in h}
+        found = {i: times(shares[i], h[i]) for i in h}
         return [found.get(i) for i in range(3)]
 
 
@@ -275,5 +276,5 @@ class DeviceSum(Rule):
 
         sums, transpose = jax.vjp(total, *h)
         shares = transpose(tuple(map(safe_divide, parts, sums)))
-        found = {i: x * s for i, x, s in zip(call.sources, h, shares, strict=True)}
+        found = {i: times(s, x) for i, x, s in zip(call.sources, h, shares, strict=True)}
         return [found.get(i) for i in range(len(call.operands))]
