@@ -73,8 +73,10 @@ def excitation_vjp(
       TypeError: ``x`` holds integers that the model uses as numbers, or is complex.
 
     Inside `jax.jit` it is traced like any JAX code, with ``model_fn``, ``layer``,
-    ``contrastive`` and ``rules`` static. Called directly, it compiles itself once for each
-    model function and shapes.
+    ``contrastive`` and ``rules`` static. Called directly, it traces ``model_fn`` (and a callable
+    target) at each call, so that a model which was trained on in between, or a closure over other
+    arrays, is explained as it is now; what was compiled for an equal program is used again. In a
+    loop over batches, ``jax.jit`` spares the tracing.
 
     Example:
       >>> import jax, jax.numpy as jnp

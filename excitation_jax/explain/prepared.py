@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -15,11 +17,13 @@ from ..engine.excite import top_down_pass
 from ..engine.plan import Plan, analyse
 from ..program import compat
 from ..program.axes import Geometry
+from ..program.fingerprint import fingerprint
 from ..program.modules import name_owners
-from ..program.trace import Program, Value, trace
+from ..program.trace import Program, Value, flatten
+from ..program.walk import programs
 from ..rules.ruleset import RuleSet
 from .layer_table import Layer, LayerTable, choose, find_layers, input_layers, target_axis
-from .targets import prior_leaves, signal
+from .targets import TracedTarget, prior_leaves, signal
 
 #: Where a pass starts: of an output and P(A0) there, both of the output's shape.
 Start = Callable[[jax.Array, jax.Array], jax.Array]
@@ -35,6 +39,7 @@ class Prepared:
       explained: the values of the explained input.
       chosen: the layers that are read; none for the explained input itself.
       tapped: their values, or the explained input's.
+      kept: what equal programs share.
     """
 
     program: Program
@@ -44,6 +49,7 @@ class Prepared:
     explained: list[Value]
     chosen: list[Layer]
     tapped: list[Value]
+    kept: Prepared | None = None
 
     @functools.cached_property
     def read(self) -> list[Layer]:
@@ -66,20 +72,24 @@ class Prepared:
         image = self.explained[0]
         return tuple(image.shape[axis] for axis in self.geometry.spatial(image))
 
-    @functools.cached_property
+    @property
     def compiled(self) -> Callable[..., Any]:
         """`run` under jit; ``function``, ``start`` and ``keep`` are static."""
+        return (self.kept or self)._compiled
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[..., Any]:
         return jax.jit(self.run, static_argnums=(3, 4, 5))
 
     def run(
         self, captured: Sequence[Any], leaves: Sequence[Any], target: Any,
-        function: Callable | None, start: Start | None = None, keep: bool = False,
+        function: TracedTarget | None, start: Start | None = None, keep: bool = False,
     ) -> tuple[Any, list[jax.Array], list[jax.Array], jax.Array]:  # fmt: skip
         """One forward and one top-down pass.
 
         Args:
           captured, leaves: the values of the program's captured arrays and inputs.
-          target: an array, or None where ``function`` is a callable target.
+          target: an array; where ``function`` is a traced target, the arrays that it closes over.
           start: what the pass starts from, of an output and P(A0) there; P(A0) by default.
           keep: also return the tapped values themselves.
 
@@ -92,7 +102,8 @@ class Prepared:
         read = list(dict.fromkeys(self.tapped))
         flat, pull, values = top_down_pass(self.plan, captured, leaves, read, kept)
         outputs = jax.tree.unflatten(jax.tree.structure(self.out_shape), flat)
-        prior, several = signal(outputs, target if function is None else function)
+        given = target if function is None else functools.partial(function, target)
+        prior, several = signal(outputs, given)
         starts = self.complete(prior, several)
 
         def top_down(starts: list[jax.Array]) -> list[jax.Array]:
@@ -112,8 +123,8 @@ class Prepared:
         found = [shares[value] for value in self.tapped]
         numbers = [jnp.isfinite(array).all() for array in found]
         numbers += [
-            ~jnp.isnan(array).any()
-            for array, value in zip(flat, self.program.outputs, strict=True)
+            ~(jnp.isnan(array) & _starts(prior, several, self.target_axis)).any()
+            for array, prior, value in zip(flat, starts, self.program.outputs, strict=True)
             if value.floating
         ]
         return outputs, found, values, jnp.stack(numbers).all()
@@ -138,33 +149,65 @@ class Prepared:
         return complete
 
 
+def _starts(prior: jax.Array, several: bool, axis: int) -> jax.Array:
+    """Where P(A0) is, for any of several targets."""
+    return (prior != 0).any(axis) if several else prior != 0
+
+
 def prepare(
     model_fn: Callable[..., Any], args: tuple[Any, ...], names: tuple[str, ...],
-    contrastive: bool, rules: RuleSet, require_rules: bool = True,
+    contrastive: bool, rules: RuleSet, require_rules: bool = True, sources: bool = False,
 ) -> Prepared:  # fmt: skip
     """Traces and plans ``model_fn(*args)``, whose last argument is explained.
+
+    The function is traced at each call: what it closes over is read anew. For arguments that are no
+    tracers, equal programs share one plan and what was compiled for it.
 
     Args:
       names: the layers to read; () for the explained argument itself.
       require_rules: raise where an operation above the layers has no rule.
-
-    For arguments that are no tracers the result is cached by function and shapes.
+      sources: programs made by different lines of code are not equal.
     """
     leaves, tree = jax.tree.flatten(args)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return _prepare(model_fn, tree, tuple(leaves), names, contrastive, rules, require_rules)
-    shapes = tuple(map(_abstract, leaves))
+    inside = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    given = leaves if inside else list(map(_abstract, leaves))
+
+    def flat(*leaves: Any) -> Any:
+        return model_fn(*jax.tree.unflatten(tree, leaves))
+
     try:
-        hash(model_fn)
-    except TypeError:  # a callable object that holds arrays, say: it cannot be a cache's key
-        return _prepare(model_fn, tree, shapes, names, contrastive, rules, require_rules)
-    try:
-        return _cached(
-            model_fn, tree, shapes, names, contrastive, rules, require_rules,
-            compat.trace_settings(),
-        )  # fmt: skip
-    except _ClosesOverTracers as closure:
-        return closure.prepared
+        closed, out_shape = jax.make_jaxpr(flat, return_shape=True)(*given)
+    except Exception as error:
+        error.add_note("raised while excitation_jax traced the model function")
+        raise
+    options = tree, out_shape, names, contrastive, rules, require_rules
+    if inside or any(isinstance(array, jax.core.Tracer) for array in closed.consts):
+        return _prepare(closed, *options)
+    outputs = jax.tree.structure(out_shape)
+    key = (
+        fingerprint(closed, sources), tree, outputs, names, contrastive, rules, require_rules,
+        compat.trace_settings(),
+    )  # fmt: skip
+    with _LOCK:
+        found = _PREPARED.get(key)
+        if found is not None:
+            _PREPARED.move_to_end(key)
+    if found is None:
+        # Kept without the arrays that the function closes over.
+        found = replace(_prepare(closed, *options), captured=[])
+        for program in programs(found.program):
+            program.numbers.clear()
+        with _LOCK:
+            _PREPARED[key] = found
+            if len(_PREPARED) > MOST_PREPARED:
+                _PREPARED.popitem(last=False)
+    return replace(found, captured=list(closed.consts), kept=found)
+
+
+#: The last programs, by what makes them equal.
+_PREPARED: OrderedDict[Any, Prepared] = OrderedDict()
+_LOCK = threading.Lock()
+MOST_PREPARED = 64
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -173,17 +216,10 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _prepare(
-    model_fn: Callable[..., Any], tree: Any, leaves: tuple[Any, ...], names: tuple[str, ...],
-    contrastive: bool, rules: RuleSet, require_rules: bool,
+    closed: Any, tree: Any, out_shape: Any, names: tuple[str, ...], contrastive: bool,
+    rules: RuleSet, require_rules: bool,
 ) -> Prepared:  # fmt: skip
-    def flat(*leaves: Any) -> Any:
-        return model_fn(*jax.tree.unflatten(tree, leaves))
-
-    try:
-        program, closed, out_shape = trace(flat, *leaves, closed_calls=rules.call_names)
-    except Exception as error:
-        error.add_note("raised while excitation_jax traced the model function")
-        raise
+    program = flatten(closed, rules.call_names)
     arguments = jax.tree.unflatten(tree, program.inputs)
     explained = jax.tree.leaves(arguments[-1])
     name_owners(program, arguments)
@@ -196,22 +232,3 @@ def _prepare(
     if require_rules:
         plan.require_rules(tapped)
     return Prepared(program, plan, list(closed.consts), out_shape, explained, chosen, tapped)
-
-
-@functools.lru_cache(maxsize=64)
-def _cached(
-    model_fn: Callable[..., Any], tree: Any, shapes: tuple[Any, ...], names: tuple[str, ...],
-    contrastive: bool, rules: RuleSet, require_rules: bool, settings: tuple[Any, ...],
-) -> Prepared:  # fmt: skip
-    """`_prepare`, for the last models; keeps the arrays that they closed over, too."""
-    prepared = _prepare(model_fn, tree, shapes, names, contrastive, rules, require_rules)
-    if any(isinstance(array, jax.core.Tracer) for array in prepared.captured):
-        raise _ClosesOverTracers(prepared)  # what raises is not kept
-    return prepared
-
-
-class _ClosesOverTracers(Exception):
-    """The function closed over values of a trace that will end."""
-
-    def __init__(self, prepared: Prepared):
-        self.prepared = prepared

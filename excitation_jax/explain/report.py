@@ -183,7 +183,9 @@ def explain_rules(
         return fn(*reordered[:position], reordered[-1], *reordered[position:-1])
 
     ordered = (*args[:position], *args[position + 1 :], args[position])
-    prepared = prepare(last, ordered, (), False, rules, require_rules=target is not None)
+    prepared = prepare(
+        last, ordered, (), False, rules, require_rules=target is not None, sources=True
+    )
     plan, rows, constants = prepared.plan, [], 0
     masses, lost, reached = ({}, {}, None) if target is None else _run(prepared, ordered, target)
     for program, op in plan.program.all_ops():

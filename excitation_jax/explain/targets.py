@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ..program.fingerprint import fingerprint
 
 Target = Any  # int | integer array | floating array | callable
 
@@ -41,6 +45,38 @@ def top_down_signal(outputs: Any, target: Target) -> Any:
       [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
     return signal(outputs, check_target(outputs, target))[0]
+
+
+class TracedTarget:
+    """A callable target, traced anew at each call: what it closes over is an argument.
+
+    Equal programs are equal, so that what was compiled for one serves the other.
+    """
+
+    def __init__(self, target: Callable[[Any], Any], outputs: Any):
+        def anew(outputs: Any) -> Any:  # JAX would know the target itself, and not look again
+            return target(outputs)
+
+        closed, shapes = jax.make_jaxpr(anew, return_shape=True)(outputs)
+        self.arrays = list(closed.consts)
+        self._jaxpr, self._tree = closed.jaxpr, jax.tree.structure(shapes)
+        self._key = fingerprint(closed), self._tree
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TracedTarget) and self._key == other._key
+
+    def without_arrays(self) -> TracedTarget:
+        """To be kept as a key."""
+        found = copy.copy(self)
+        found.arrays = []
+        return found
+
+    def __call__(self, arrays: Sequence[Any], outputs: Any) -> Any:
+        leaves = jax.core.eval_jaxpr(self._jaxpr, arrays, *jax.tree.leaves(outputs))
+        return jax.tree.unflatten(self._tree, leaves)
 
 
 def signal(outputs: Any, target: Target) -> tuple[Any, bool]:

@@ -14,7 +14,7 @@ from ..engine.plan import UnsupportedPrimitiveError, check_floating
 from ..rules.ruleset import EXCITATION, RuleSet
 from .layer_table import spatial_map, target_axis, with_targets
 from .prepared import Prepared, Start, prepare
-from .targets import Target, check_target
+from .targets import Target, TracedTarget, check_target
 
 LayerChoice = str | Sequence[str] | None
 
@@ -110,12 +110,15 @@ def top_down(
                 "value, which does not leave it: choose another layer"
             )
     target = check_target(prepared.out_shape, target)
-    function, array = (target, None) if callable(target) else (None, target)
+    function, given = None, target
+    if callable(target):
+        traced_target = TracedTarget(target, prepared.out_shape)
+        function, given = traced_target.without_arrays(), traced_target.arrays
     leaves = jax.tree.leaves((params, x))
-    used = jax.tree.leaves((leaves, array, prepared.captured))
+    used = jax.tree.leaves((leaves, given, prepared.captured))
     traced = any(isinstance(value, jax.core.Tracer) for value in used)
     run = prepared.run if traced else prepared.compiled
-    outputs, shares, values, healthy = run(prepared.captured, leaves, array, function, start, keep)
+    outputs, shares, values, healthy = run(prepared.captured, leaves, given, function, start, keep)
     if not traced and not healthy:
         raise ValueError(where_not_finite(params, x))
     return TopDown(outputs, shares, values, prepared)

@@ -180,6 +180,11 @@ def trace(
       of the outputs as ``jax.ShapeDtypeStruct``.
     """
     closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+    return flatten(closed, closed_calls), closed, out_shape
+
+
+def flatten(closed: Any, closed_calls: frozenset[str] = frozenset()) -> Program:
+    """The flat program of a closed jaxpr."""
     jaxpr = closed.jaxpr
     program = Program(
         inputs=tuple(_value(var.aval) for var in jaxpr.invars),
@@ -190,7 +195,7 @@ def trace(
     context = _Context((), None, (), ())
     outputs = _inline(program, jaxpr, [*program.captured, *program.inputs], context)
     program.outputs = tuple(outputs)
-    return program, closed, out_shape
+    return program
 
 
 def _value(aval: Any, literal: Any = None, steps: tuple[int, ...] = ()) -> Value:
