@@ -18,7 +18,7 @@ from jax import lax
 from ..program import compat
 from ..program.primitives import Kind, indices, kind
 from ..program.trace import Op, Value
-from ..rules.rule import Call, safe_divide, times
+from ..rules.rule import Call, safe_divide, shared
 from .carriers import Arrays, Carried, Evaluation, call_of, carrier, carrier_dtype, knowledge
 from .plan import Plan
 from .regions import Place, Region
@@ -137,7 +137,7 @@ class _Neuron:
             negated, _ = self._excited(p, -1)
             sent = {place: sent[place] - negated[place] for place in sent}
         for (op, i), share in sent.items():
-            found[op, i] = times(share, self.connected[op].h)
+            found[op, i] = shared(share, self.connected[op].h)
         return found, {value: read[value] + passing.get(value, 0) for value in read}
 
     def _excited(self, p: jax.Array, part: int) -> tuple[dict[Place, jax.Array], Arrays]:
@@ -166,7 +166,7 @@ class _Neuron:
         if (depending := self._depending()) is None:
             r = safe_divide(self.p, total + y)
             ratios, passing = down(r)
-            return {place: times(ratios[place], h[place]) for place in h}, passing, times(r, y)
+            return {place: shared(ratios[place], h[place]) for place in h}, passing, shared(r, y)
         # Where one summand alone depends on the input, it is a signal and constants (R5).
         masks, own = depending
         number, masks_down = self._sum(masks)
@@ -174,9 +174,11 @@ class _Neuron:
         r = safe_divide(jnp.where(alone, 0, self.p), total + y)
         ratios, passing = down(r)
         whole, passed = masks_down(jnp.where(alone & ~own, self.p, 0))
-        found = {place: times(ratios[place], h[place]) + masks[place] * whole[place] for place in h}
+        found = {
+            place: shared(ratios[place], h[place]) + masks[place] * whole[place] for place in h
+        }
         passing = {value: passing[value] + passed[value] for value in passing}
-        return found, passing, jnp.where(alone & own, self.p, times(r, y))
+        return found, passing, jnp.where(alone & own, self.p, shared(r, y))
 
     def _depending(self) -> tuple[dict[Place, jax.Array], jax.Array] | None:
         """Which elements of the other summands, and of the affine terms, depend on the input.
@@ -221,7 +223,7 @@ class _Neuron:
         def down(r: jax.Array) -> tuple[dict, Arrays]:
             to_leaves, to_partial = pull(r)
             read = zip(zeros, to_partial, partial, strict=True)
-            return dict(zip(names, to_leaves, strict=True)), {v: times(r, z) for v, r, z in read}
+            return dict(zip(names, to_leaves, strict=True)), {v: shared(r, z) for v, r, z in read}
 
         return summed, down
 

@@ -292,17 +292,26 @@ class CustomRule(Rule):
 
 
 def safe_divide(p: jax.Array, total: jax.Array) -> jax.Array:
-    """p / total, 0 where the total vanishes (Z_i = 0 in Eq. 6), or p does, whatever the total is.
+    """p / total, 0 where the total vanishes (Z_i = 0 in Eq. 6).
 
-    The threshold is far above the denormal numbers, for which the quotient would overflow.
+    Where the total is not finite it is 0 for p = 0 and not finite for any other p. The threshold is
+    far above the denormal numbers, for which the quotient would overflow.
     """
-    nothing = (jnp.abs(total) <= float(jnp.finfo(p.dtype).tiny) ** 0.8) | (p == 0)
-    return jnp.where(nothing, 0, p / jnp.where(nothing, 1, total))
+    info = jnp.finfo(p.dtype)
+    vanishes, broken = jnp.abs(total) <= float(info.tiny) ** 0.8, ~(jnp.abs(total) < jnp.inf)
+    # p is read once: XLA would compute all that it comes from a second time for a comparison.
+    divisor = jnp.where(vanishes, jnp.inf, jnp.where(broken, info.tiny, total))
+    return p * jnp.where(broken, info.max, 1).astype(p.dtype) / divisor
 
 
 def times(p: jax.Array, h: Any) -> jax.Array:
     """p * h, 0 where p is 0, whatever h is: where no probability is, nothing flows."""
     return jnp.where(p == 0, 0, p * h)
+
+
+def shared(ratio: jax.Array, h: jax.Array) -> jax.Array:
+    """r * h, from r = P / Z with the Z that h is a part of: where h is not finite, r says so."""
+    return ratio * jnp.where(jnp.abs(h) < jnp.inf, h, 0)
 
 
 def unbroadcast(p: jax.Array, shape: tuple[int, ...]) -> jax.Array:

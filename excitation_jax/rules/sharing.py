@@ -24,7 +24,7 @@ from .rule import (
     Through,
     only_child,
     safe_divide,
-    times,
+    shared,
     unbroadcast,
 )
 
@@ -93,7 +93,7 @@ class Affine(Rule):
 
         shares = self.contrast(excite) if call.contrastive else excite(1)
         operands = range(len(call.operands))
-        return [times(shares, connected.h) if i in call.sources else None for i in operands]
+        return [shared(shares, connected.h) if i in call.sources else None for i in operands]
 
     def connections(self, call: Call, p: jax.Array) -> Connections:
         (source,) = call.sources
@@ -217,7 +217,7 @@ class Sum(Rule):
             return [jnp.zeros_like(p) if i == skip else p for i in range(2)]
         h = [call.activation(i) if self.clamped else call.value(i) for i in range(2)]
         ratio = safe_divide(p, h[0] + h[1])
-        shares = [times(ratio, h[0]), times(ratio, h[1])]
+        shares = [shared(ratio, h[0]), shared(ratio, h[1])]
         for i in range(2) if self.clamped else ():
             constant, other = call.constants(i), call.constants(1 - i)
             if other is not None:  # the sum of a signal and a constant (R5)
@@ -251,7 +251,7 @@ class PlacedSum(Rule):
         h = {i: call.activation(i) if self.clamped else call.value(i) for i in call.sources}
         total, transpose = jax.vjp(lambda parts: placed(call, parts, p), h)
         (shares,) = transpose(safe_divide(p, total))
-        found = {i: times(shares[i], h[i]) for i in h}
+        found = {i: shared(shares[i], h[i]) for i in h}
         return [found.get(i) for i in range(3)]
 
 
@@ -276,5 +276,5 @@ class DeviceSum(Rule):
 
         sums, transpose = jax.vjp(total, *h)
         shares = transpose(tuple(map(safe_divide, parts, sums)))
-        found = {i: times(s, x) for i, x, s in zip(call.sources, h, shares, strict=True)}
+        found = {i: shared(s, x) for i, x, s in zip(call.sources, h, shares, strict=True)}
         return [found.get(i) for i in range(len(call.operands))]
