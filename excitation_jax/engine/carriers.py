@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ..program import compat
 from ..program.patterns import spread
+from ..program.primitives import Kind, kind
 from ..program.trace import Op, Program, Value, read_value
 from ..rules.rule import Call, Step
 from .direction import Read
@@ -50,8 +51,24 @@ def bind(op: Op, env: Arrays) -> None:
     env.update(zip(op.outputs, outputs, strict=True))
 
 
-def knowledge(run: Evaluation, step: Step, env: Arrays) -> tuple:
-    """What a rule needs to know of an operation (see `Call`), beside what is static."""
+class Known(NamedTuple):
+    """What a rule needs to know of an operation (see `Call`), beside what is static.
+
+    Attributes:
+      value: of a layer whose weights depend on the input, too (attention): it may be no number,
+        which harms nobody where no probability comes from. Of other layers, the excitation says it.
+    """
+
+    operands: list[jax.Array]
+    signs: list[jax.Array | None]
+    lows: list[jax.Array | None]
+    active: list[jax.Array | None]
+    tail: Any
+    value: jax.Array | None
+
+
+def knowledge(run: Evaluation, step: Step, env: Arrays) -> Known:
+    """What is known of an operation when its carriers are made."""
     op = step.site.op
     readers = (step.output_sign, *step.input_signs)
     signs = [None if reader is None else run.signs.sign(reader) for reader in readers]
@@ -60,15 +77,17 @@ def knowledge(run: Evaluation, step: Step, env: Arrays) -> tuple:
     active = [None if a.whole or a.none else jnp.asarray(run.active(v, env)) for v, a in parts]
     operands = [jnp.asarray(read_value(env, value)) for value in op.inputs]
     tail = None if step.tail is None else step.tail(run.signs)
-    return operands, signs, lows, active, tail
+    layer = kind(op.primitive) is Kind.AFFINE
+    several = layer and all(run.plan.facts[value].active for value in op.inputs)
+    return Known(operands, signs, lows, active, tail, env[op.outputs[0]] if several else None)
 
 
-def call_of(step: Step, dtype: Any, known: tuple, contrastive: bool = False) -> Call:
+def call_of(step: Step, dtype: Any, known: Known, contrastive: bool = False) -> Call:
     """An operation as its rule sees it in the backward pass."""
-    operands, signs, lows, active, tail = known
+    signs = known.signs
     return Call(
-        step, tuple(operands), dtype, signs[0], tuple(signs[1:]), tuple(lows), tuple(active),
-        contrastive, tail,
+        step, tuple(known.operands), dtype, signs[0], tuple(signs[1:]), tuple(known.lows),
+        tuple(known.active), contrastive, known.tail,
     )  # fmt: skip
 
 

@@ -23,10 +23,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from ..program import compat
 from ..program.modules import name_owners
-from ..program.primitives import Kind, indices, kind
+from ..program.primitives import indices
 from ..program.trace import Op, Value, read_value, trace
 from ..rules.rule import Flow, Step, Structure, Through, times
 from ..rules.ruleset import EXCITATION, RuleSet
@@ -73,7 +74,8 @@ def excite(
     Raises:
       UnsupportedPrimitiveError: when called, before any compute, if an operation between the
         outputs and the explained arguments has no rule.
-      TypeError: an explained argument is not floating-point.
+      TypeError: an explained argument is not floating-point, or arrays that ``fn`` closes over are
+        differentiated.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -122,19 +124,26 @@ def _excited_call(plan: Plan, jaxpr: Any, explained: Sequence[Value]) -> Callabl
         return jax.core.eval_jaxpr(jaxpr, captured, *leaves)
 
     def forward(captured: Sequence[Any], leaves: Sequence[Any]) -> tuple[list[Any], Any]:
-        outputs, pull, _ = top_down_pass(plan, captured, leaves, explained)
+        if any(array.perturbed for array in captured):
+            raise TypeError(
+                "excite(fn) has no derivative with respect to arrays that fn closes over: make "
+                "them arguments (those that argnums does not name get zeros), or take fn itself"
+            )
+        values = [array.value for array in captured], [array.value for array in leaves]
+        outputs, pull, _ = top_down_pass(plan, *values, explained)
         return outputs, pull
 
     def backward(pull: Any, p: Sequence[Any]) -> tuple[None, list[Any]]:
-        starts = [
-            q.astype(carrier_dtype(value)) if value.floating else carrier(value)
-            for q, value in zip(p, plan.program.outputs, strict=True)
-        ]
+        def start(q: Any, value: Value) -> jax.Array:
+            nothing = isinstance(q, SymbolicZero) or not value.floating
+            return carrier(value) if nothing else q.astype(carrier_dtype(value))
+
+        starts = list(map(start, p, plan.program.outputs))
         shares = dict(zip(explained, pull(starts)[0], strict=True))
         inputs = plan.program.inputs
         return None, [shares[v].astype(v.dtype) if v in shares else None for v in inputs]
 
-    call.defvjp(forward, backward)
+    call.defvjp(forward, backward, symbolic_zeros=True)
     return call
 
 
@@ -287,18 +296,8 @@ def _flow(
     assert isinstance(step.route, Flow)
     sources = tuple(i for i in step.route.sources if op.inputs[i] in below)
     carriers = [below[op.inputs[i]] for i in sources]
-    known = knowledge(run, step, env), _unlikely(step, env)
+    known = knowledge(run, step, env)
     return _carry(step, sources, contrastive, carriers, run.taps.get(op), known)
-
-
-def _unlikely(step: Step, env: Arrays) -> jax.Array | None:
-    """The value of a layer whose weights depend on the input, too: it may be no number (attention).
-
-    That harms nobody where no probability comes from. Of other layers, the excitation says it.
-    """
-    op, facts = step.site.op, step.site.operands
-    several = kind(op.primitive) is Kind.AFFINE and all(known.active for known in facts)
-    return env[op.outputs[0]] if several else None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -316,8 +315,7 @@ def _carry(
       sources: positions of the operands whose carriers are given.
       meter: a zero, or None; its cotangent is the probability that ends at the operation, at
         units without excitatory input.
-      known: what the rule needs (see `carriers.knowledge`), and the value, where it may be no
-        number.
+      known: what the rule needs (see `carriers.knowledge`).
     """
     return [carrier(value) for value in step.site.op.outputs]
 
@@ -330,8 +328,8 @@ def _carry_forward(step: Step, sources: Any, contrastive: bool, *arrays: Any) ->
 def _carry_backward(
     step: Step, sources: tuple[int, ...], contrastive: bool, saved: tuple, p: list[jax.Array]
 ) -> tuple:
-    ((known, value), meter), op = saved, step.site.op
-    if value is not None:
+    (known, meter), op = saved, step.site.op
+    if (value := known.value) is not None:
         p = [jnp.where(jnp.isnan(value), times(p[0], jnp.nan), p[0])]
     call = call_of(step, p[0].dtype, known, contrastive)
     found = step.checked(step.rule.backward(call, p[0] if len(p) == 1 else tuple(p)))

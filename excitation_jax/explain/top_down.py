@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ..engine.plan import UnsupportedPrimitiveError, check_floating
 from ..rules.ruleset import EXCITATION, RuleSet
@@ -94,9 +95,10 @@ def top_down(
         raise ValueError("layer names no layer: give a name, names, or None for the input itself")
     try:
         prepared = prepare(model_fn, (params, x), names, contrastive, rules)
-    except UnsupportedPrimitiveError:
+    except UnsupportedPrimitiveError as error:
         for leaf in jax.tree.leaves(x):
-            check_floating(leaf, "the input x")  # the likelier reason
+            if set(error.primitives) == {lax.convert_element_type_p}:
+                check_floating(leaf, "the input x")  # integers are used as numbers
         raise
     if not any(value.floating or value in prepared.plan.reached for value in prepared.tapped):
         raise TypeError(

@@ -332,6 +332,11 @@ def _placed(op: Op, axes: Axes) -> Axes | None:
     return tuple(_scaled(axis, Fraction(1), n) for axis, n in zip(axes, after, strict=True))
 
 
+def _chosen(op: Op, axes: Axes, place: int) -> Axes:
+    at = op.params["axis"]
+    return (*axes[:at], _new(op.outputs[place].shape[at]), *axes[at + 1 :])
+
+
 def _windows(op: Op, axes: Axes, place: int) -> Axes:
     params = op.params
     steps = zip(
@@ -345,5 +350,6 @@ _BY_LAYOUT: dict[Layout, Callable[[Op, Axes, int], Axes | None]] = {
     Layout.BROADCAST: _broadcast, Layout.SLICED: _sliced, Layout.PADDED: _padded,
     Layout.JOINED: _resized, Layout.SPLIT: _resized, Layout.STACKED: _stacked,
     Layout.UNSTACKED: _unstacked, Layout.TILED: _tiled, Layout.REVERSED: _resized,
-    Layout.PICKED: _picked, Layout.PLACED: _resized, Layout.WINDOWS: _windows,
+    Layout.PICKED: _picked, Layout.PLACED: _resized, Layout.CHOSEN: _chosen,
+    Layout.WINDOWS: _windows,
 }  # fmt: skip

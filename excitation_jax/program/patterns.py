@@ -210,6 +210,11 @@ def _placed(op: Op, given: Sequence[Pattern], read: Reader, xp: Any) -> list[Pat
     return [counted > 0]
 
 
+def _chosen(op: Op, given: Sequence[Pattern], read: Reader, xp: Any) -> list[Pattern]:
+    """Which ones are chosen depends on the input wherever any of them does."""
+    return [xp.any(given[0], axis=op.params["axis"], keepdims=True) for _ in op.outputs]
+
+
 def _sorted(op: Op, pattern: Pattern, read: Reader) -> Pattern:
     keys = read(0)
     params = {**op.params, "num_keys": 1}
@@ -297,6 +302,7 @@ _BY_LAYOUT: dict[Layout, Callable[..., list[Pattern]]] = {
     Layout.REDUCED: _reduced, Layout.SLICED: _sliced, Layout.PADDED: _padded,
     Layout.JOINED: _joined, Layout.SPLIT: _split, Layout.STACKED: _stacked,
     Layout.UNSTACKED: _unstacked, Layout.TILED: _tiled, Layout.REVERSED: _reversed,
-    Layout.PICKED: _picked, Layout.PLACED: _placed, Layout.WINDOWS: _windows,
+    Layout.PICKED: _picked, Layout.PLACED: _placed, Layout.CHOSEN: _chosen,
+    Layout.WINDOWS: _windows,
     Layout.CONVOLVED: _convolved, Layout.CONTRACTED: _contracted,
 }  # fmt: skip

@@ -70,6 +70,7 @@ class Layout(enum.Enum):
     REVERSED = "axes run backwards"
     PICKED = "indices pick slices"
     PLACED = "indices place slices in an operand"
+    CHOSEN = "along an axis elements are chosen by their size"
     WINDOWS = "windows move along axes"
     CONVOLVED = "windows move along spatial axes and sum over channels"
     CONTRACTED = "axes that are summed over vanish, those of both operands follow each other"
@@ -346,6 +347,7 @@ _of_kind(Kind.WINNER, Layout.REDUCED, lax.reduce_min_p)
 _of_kind(Kind.WINNER, Layout.WINDOWS, lax.reduce_window_max_p, label="max_pool")
 _of_kind(Kind.WINNER, Layout.WINDOWS, lax.reduce_window_min_p)
 _of_kind(Kind.WINNER, Layout.KEPT, lax.cummax_p, lax.cummin_p)
+_of_kind(Kind.WINNER, Layout.CHOSEN, lax.top_k_p)
 _of_kind(Kind.WINNER, Layout.KEPT, lax.sort_p, span=lambda op, i: i[0] if len(i) == 1 else union(i))
 
 # -- layers, and what holds functions -----------------------------------------------------------

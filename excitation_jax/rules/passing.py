@@ -94,7 +94,7 @@ class Difference(Rule):
 
 @dataclass(frozen=True)
 class Winner(Rule):
-    """R3: P goes to the winner: max pooling, max, sort (the operation's own gradient, 5.4)."""
+    """R3: P to the winner: max pooling, max, sort, top_k (the operation's own gradient, 5.4)."""
 
     equation = "R3 winner, Sec. 5.4"
     selects = True
@@ -105,10 +105,17 @@ class Winner(Rule):
         return Flow(site.signals)
 
     def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
-        def select(*signals: jax.Array) -> Any:
+        values = call.step.site.op.outputs
+
+        def floating(outputs: Any) -> list[jax.Array]:
+            parts = outputs if isinstance(outputs, tuple) else (outputs,)
+            return [part for part, value in zip(parts, values, strict=True) if value.floating]
+
+        def select(*signals: jax.Array) -> list[jax.Array]:  # without the places of top_k
             replaced = dict(zip(call.sources, signals, strict=True))
             every = range(len(call.operands))
-            return call.bind(*(replaced[i] if i in replaced else call.value(i) for i in every))
+            operands = (replaced[i] if i in replaced else call.value(i) for i in every)
+            return floating(call.bind(*operands))
 
         if call.step.site.op.primitive in (lax.reduce_max_p, lax.reduce_min_p):
             return [_to_the_largest(call, p)]
@@ -116,7 +123,7 @@ class Winner(Rule):
             return _to_the_larger(call, p)
         # In the probabilities' dtype: the order of the values stays the same.
         _, transpose = jax.vjp(select, *(call.value(i) for i in call.sources))
-        shares = dict(zip(call.sources, transpose(p), strict=True))
+        shares = dict(zip(call.sources, transpose(floating(p)), strict=True))
         return [shares.get(i) for i in range(len(call.operands))]
 
 

@@ -475,3 +475,22 @@ def test_the_traced_pass_grows_with_the_model_not_faster() -> None:
 
     four, eight, sixteen = map(equations, (4, 8, 16))
     assert sixteen - eight <= 2.2 * (eight - four)
+
+
+def test_no_derivative_with_respect_to_what_the_function_closes_over() -> None:
+    """It would be zero without a word. Of the maps themselves there is one."""
+    x, w = jnp.array([1.0, 2.0, 3.0]), jnp.array([[1.0, -1.0], [2.0, -1.0], [3.0, 1.0]])
+
+    def excited(w: jax.Array) -> Callable:
+        return ej.excite(lambda x: jax.nn.relu(x @ w))
+
+    with pytest.raises(TypeError, match="no derivative with respect to arrays that fn closes over"):
+        jax.grad(lambda w: excited(w)(x).sum())(w)
+
+    def mwp(w: jax.Array) -> jax.Array:
+        _, pull = jax.vjp(excited(w), x)
+        return (pull(jnp.array([1.0, 0.0]))[0] ** 2).sum()
+
+    slope, step = jax.jit(jax.grad(mwp))(w), 1e-2
+    up, down = (mwp(w.at[2, 0].add(sign * step)) for sign in (1, -1))
+    assert slope[2, 0] == pytest.approx(float(up - down) / (2 * step), rel=1e-2)

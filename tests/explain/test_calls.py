@@ -304,6 +304,15 @@ def test_a_look_up_by_the_input_is_no_silent_zero_map() -> None:
         ej.excite(lambda x: table[x.astype(int)].sum(-1))(jnp.ones(2))
 
 
+def test_of_a_model_of_tokens_the_operation_is_named_that_has_no_rule() -> None:
+    def model(table: jax.Array, tokens: jax.Array) -> jax.Array:
+        return jnp.linalg.eigvalsh(table[tokens]).sum(1)
+
+    with pytest.raises(ej.UnsupportedPrimitiveError, match="eigh in") as caught:
+        ej.excitation_vjp(model, jnp.ones((4, 3, 3)), jnp.array([[1, 2]]), 0)
+    assert "int32" not in str(caught.value)
+
+
 def test_wrong_arguments(network: tuple) -> None:
     with pytest.raises(ValueError, match="argnums=2, but the call has 1 arguments"):
         ej.excite(jnp.tanh, argnums=2)(jnp.ones(2))

@@ -172,6 +172,7 @@ of(lax.reduce_min_p, lambda y: y.min(1))
 of(lax.reduce_window_max_p, lambda y: windows(y, -np.inf, lax.max))
 of(lax.reduce_window_min_p, lambda y: windows(y, np.inf, lax.min))
 of(lax.sort_p, lambda y: jnp.sort(y, 1), lambda y: jnp.sort(y, -1))
+of(lax.top_k_p, lambda y: lax.top_k(y, 2)[0], lambda y: lax.top_k(y.swapaxes(1, 2), 3)[0])
 of(lax.cummax_p, lambda y: lax.cummax(y, 1))
 of(lax.cummin_p, lambda y: lax.cummin(y, 2))
 
@@ -277,7 +278,7 @@ of(lax.ppermute_p, on_mesh(lambda y: lax.ppermute(y, "d", [(0, 0)]), check_vma=F
 DECIDING = frozenset(
     [
         lax.max_p, lax.min_p, lax.reduce_max_p, lax.reduce_min_p, lax.reduce_window_max_p,
-        lax.reduce_window_min_p, lax.scatter_max_p, lax.scatter_min_p, lax.sort_p,
+        lax.reduce_window_min_p, lax.scatter_max_p, lax.scatter_min_p, lax.sort_p, lax.top_k_p,
         lax.cummax_p, lax.cummin_p, lax.mul_p, lax.div_p,
         lax.dot_general_p, lax.select_n_p, compat.cond_p,
     ]
