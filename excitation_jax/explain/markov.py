@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..engine.carriers import Evaluation, bind, note_activity
@@ -227,7 +228,10 @@ def _matrices(plan: Plan, env: dict[Value, Any]) -> dict[Place, list[np.ndarray]
 
 
 def _applied(op: Op, i: int, operands: Sequence[Any], x: Any) -> list[Any]:
-    return compat.bind(op.primitive, op.params, *operands[:i], x, *operands[i + 1 :])
+    made = compat.bind(op.primitive, op.params, *operands[:i], x, *operands[i + 1 :])
+    # Places (top_k's) have no slope.
+    every = zip(op.outputs, made, strict=True)
+    return [y if value.floating else jnp.zeros(value.shape, x.dtype) for value, y in every]
 
 
 def _activation(step: Step, i: int, env: dict[Value, Any], run: Evaluation) -> np.ndarray:

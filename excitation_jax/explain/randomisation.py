@@ -25,6 +25,7 @@ from ..rules.ruleset import EXCITATION, RuleSet
 from .calls import attention_map
 from .parameter_groups import Leaf, members_of, parameter_groups
 from .targets import Target
+from .top_down import check_input
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,9 +194,15 @@ def randomisation_check(
       (('head', 'conv'), (1, 2, 2))
     """
     if map_fn is None:
-        map_fn = functools.partial(
+        check_input(params, x)
+        explain = functools.partial(
             attention_map, model_fn, layer=layer, contrastive=contrastive, rules=rules
         )
+        compiled = jax.jit(lambda params: explain(params, x, target))  # traced once
+
+        def map_fn(params: Any, x: Any, target: Target) -> jax.Array:
+            return compiled(params)
+
     elif (layer, contrastive, rules) != ("auto", True, EXCITATION):
         raise ValueError(
             "layer, contrastive and rules belong to the attention map: not with map_fn"

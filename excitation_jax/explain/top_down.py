@@ -89,7 +89,7 @@ def top_down(
     Raises:
       As `excitation_vjp`, and ValueError where the value of a layer inside a loop is asked for.
     """
-    _check_input(params, x)
+    check_input(params, x)
     names = (layer,) if isinstance(layer, str) else () if layer is None else tuple(layer)
     if layer is not None and not names:
         raise ValueError("layer names no layer: give a name, names, or None for the input itself")
@@ -126,7 +126,8 @@ def top_down(
     return TopDown(outputs, shares, values, prepared)
 
 
-def _check_input(params: Any, x: Any) -> None:
+def check_input(params: Any, x: Any) -> None:
+    """Raises where params or x are no arrays that can be explained."""
     arrays = jax.tree.leaves(x)
     if not arrays:
         raise ValueError("x holds no array to explain")

@@ -49,11 +49,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, (stride,) * 2, "SAME", dimension_numbers=numbers)
 
 
-traced: list[None] = []
-
-
 def network(p: dict, x: jax.Array) -> jax.Array:
-    traced.append(None)
     x = ej.tag(jax.nn.relu(conv(x, p["low"], 2)), "low")
     x = ej.tag(jax.nn.relu(conv(x, p["high"])), "high")
     return x.mean((1, 2)) @ p["head"] + p["bias"]
@@ -76,15 +72,17 @@ def assert_close(found: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_several_targets_and_images_under_transformations(name: str) -> None:
+def test_several_targets_and_images_under_transformations(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     maps = explain(name, network, PARAMS, X, TARGETS)
     assert maps.shape == ((2, 3, 8, 6) if name in AT_THE_INPUT else (2, 3, 4, 3))
     assert maps.dtype == jnp.float32 and np.isfinite(maps).all()
     assert maps.any() or name == "c-gradient"
 
-    before = len(traced)
-    np.testing.assert_array_equal(explain(name, network, PARAMS, X, TARGETS), maps)
-    assert len(traced) == before, "traced again"
+    with jax.log_compiles():
+        np.testing.assert_array_equal(explain(name, network, PARAMS, X, TARGETS), maps)
+    assert not [r for r in caplog.records if "Compiling" in r.getMessage()], "compiled again"
 
     @jax.jit
     def alone(p: dict, x: jax.Array, targets: jax.Array) -> jax.Array:
