@@ -81,13 +81,30 @@ def window_mean(op: Op, facts: Known) -> Value | None:
     """
     if op.primitive is not lax.div_p:
         return None
-    values, ones = (facts[value].producer for value in op.inputs)
+    values, ones = (facts[_unshaped(value, facts)].producer for value in op.inputs)
     for summed in (values, ones):
         if summed is None or summed.primitive is not lax.reduce_window_sum_p:
             return None
     known = facts[ones.inputs[0]].known
-    counts = known is not None and float(known) == 1 and values.params == ones.params
+    counts = known is not None and float(known) == 1 and _windows(values) == _windows(ones)
     return values.inputs[0] if counts else None
+
+
+def _unshaped(value: Value, facts: Known) -> Value:
+    """The value before axes of length 1 came or went, and before it was repeated."""
+    shapes = (Layout.RESHAPED, Layout.REDUCED, Layout.BROADCAST)
+    while (op := facts[value].producer) is not None:
+        if kind(op.primitive) is not Kind.MOVE or layout(op.primitive) not in shapes:
+            break
+        value = op.inputs[0]
+    return value
+
+
+def _windows(op: Op) -> list[tuple]:
+    """What moves along each axis, but for those along which nothing does (a mapped one)."""
+    names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
+    every = zip(*(op.params[name] for name in names), strict=True)
+    return [window for window in every if window != (1, 1, (0, 0), 1, 1)]
 
 
 def mixture(op: Op, facts: Known) -> tuple[Value, Value] | None:

@@ -961,3 +961,16 @@ def test_a_sign_costs_nothing_where_there_is_no_scale() -> None:
     gamma = np.array([1.0, -1.0, 2.0, -0.5])
     assert count(lambda y: y[:, 1:-1] * gamma) == plain
     assert count(lambda y: jnp.concatenate([y, y], axis=1) * gamma) == plain
+
+
+def test_an_average_that_leaves_padding_out_is_the_same_example_by_example() -> None:
+    """Mapped, its windows have an axis more than those that count, or one that comes and goes."""
+    x, w = weights(2, 4, 4, 3), weights(48, 2)
+
+    def pool(y: jax.Array) -> jax.Array:
+        return nn.avg_pool(y, (2, 2), (1, 1), "SAME", count_include_pad=False)
+
+    ways = [pool, jax.vmap(pool), jax.vmap(lambda y: pool(y[None])[0])]
+    found = [pull(lambda x, f=f: f(jnp.tanh(x)).reshape(2, -1) @ w, x, prior((2, 2))) for f in ways]
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-12)
