@@ -241,11 +241,11 @@ def _evaluate(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
         note_activity(run, op, env)
     if step is None:
         return
-    plan = run.plan
-    if op.nest is None and (op in plan.regions or op not in plan.merged):
+    plan, region = run.plan, run.plan.regions.get(op)
+    if op.nest is None and (region is not None or op not in plan.merged):
         for upper in sorted({u for value in op.outputs for u in plan.phases(value)}):
-            if op in plan.regions:
-                carry_region(run, plan.regions[op], upper, env, carried)
+            if region is not None:
+                carry_region(run, region, upper, env, carried)
             else:
                 _carry_on(run, step, upper, env, carried)
     for value in op.outputs:

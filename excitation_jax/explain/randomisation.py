@@ -195,18 +195,17 @@ def randomisation_check(
     """
     if map_fn is None:
         check_input(params, x)
-        explain = functools.partial(
-            attention_map, model_fn, layer=layer, contrastive=contrastive, rules=rules
+        options: dict[str, Any] = {"layer": layer, "contrastive": contrastive, "rules": rules}
+        # Traced once, for all stages and draws.
+        explain: Callable[[Any], Any] = jax.jit(
+            lambda params: attention_map(model_fn, params, x, target, **options)
         )
-        compiled = jax.jit(lambda params: explain(params, x, target))  # traced once
-
-        def map_fn(params: Any, x: Any, target: Target) -> jax.Array:
-            return compiled(params)
-
     elif (layer, contrastive, rules) != ("auto", True, EXCITATION):
         raise ValueError(
             "layer, contrastive and rules belong to the attention map: not with map_fn"
         )
+    else:
+        explain = functools.partial(_of_params, map_fn, x, target)
     if draws < 1:
         raise ValueError(f"draws must be at least 1, not {draws}")
     if groups is None:
@@ -215,11 +214,11 @@ def randomisation_check(
         randomised(model_fn, params, x, mode=mode, groups=groups, redraw=redraw, key=draw)
         for draw in jax.random.split(jax.random.key(0) if key is None else key, draws)
     ]
-    original = _finite(map_fn(params, x, target), "of the network as it is")
+    original = _finite(explain(params), "of the network as it is")
     correlations, similarities = [], []
     for run in runs:
         for stage, redrawn in run:
-            found = _finite(map_fn(redrawn, x, target), f"after redrawing {stage}")
+            found = _finite(explain(redrawn), f"after redrawing {stage}")
             correlations.append(rank_correlation(original, found))
             similarities.append(structural_similarity(original, found))
     stages = tuple(dict.fromkeys(groups))
@@ -227,6 +226,10 @@ def randomisation_check(
     return RandomisationCheck(
         stages, mode, np.reshape(correlations, shape), np.reshape(similarities, shape), original
     )
+
+
+def _of_params(map_fn: Callable[..., Any], x: Any, target: Target, params: Any) -> Any:
+    return map_fn(params, x, target)
 
 
 def randomised(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -47,36 +47,31 @@ def top_down_signal(outputs: Any, target: Target) -> Any:
     return signal(outputs, check_target(outputs, target))[0]
 
 
+@dataclass(frozen=True)
 class TracedTarget:
-    """A callable target, traced anew at each call: what it closes over is an argument.
+    """A callable target as a program, of the outputs and of the arrays that it closes over.
 
     Equal programs are equal, so that what was compiled for one serves the other.
     """
 
-    def __init__(self, target: Callable[[Any], Any], outputs: Any):
-        def anew(outputs: Any) -> Any:  # JAX would know the target itself, and not look again
-            return target(outputs)
-
-        closed, shapes = jax.make_jaxpr(anew, return_shape=True)(outputs)
-        self.arrays = list(closed.consts)
-        self._jaxpr, self._tree = closed.jaxpr, jax.tree.structure(shapes)
-        self._key = fingerprint(closed), self._tree
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, TracedTarget) and self._key == other._key
-
-    def without_arrays(self) -> TracedTarget:
-        """To be kept as a key."""
-        found = copy.copy(self)
-        found.arrays = []
-        return found
+    key: Hashable
+    tree: Any
+    jaxpr: Any = field(compare=False)
 
     def __call__(self, arrays: Sequence[Any], outputs: Any) -> Any:
-        leaves = jax.core.eval_jaxpr(self._jaxpr, arrays, *jax.tree.leaves(outputs))
-        return jax.tree.unflatten(self._tree, leaves)
+        leaves = jax.core.eval_jaxpr(self.jaxpr, arrays, *jax.tree.leaves(outputs))
+        return jax.tree.unflatten(self.tree, leaves)
+
+
+def trace_target(target: Callable[[Any], Any], outputs: Any) -> tuple[TracedTarget, list[Any]]:
+    """A callable target, traced anew at each call, and the arrays that it closes over now."""
+
+    def anew(outputs: Any) -> Any:  # JAX would know the target itself, and not look again
+        return target(outputs)
+
+    closed, shapes = jax.make_jaxpr(anew, return_shape=True)(outputs)
+    found = TracedTarget(fingerprint(closed), jax.tree.structure(shapes), closed.jaxpr)
+    return found, list(closed.consts)
 
 
 def signal(outputs: Any, target: Target) -> tuple[Any, bool]:

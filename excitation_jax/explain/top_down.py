@@ -15,7 +15,7 @@ from ..engine.plan import UnsupportedPrimitiveError, check_floating
 from ..rules.ruleset import EXCITATION, RuleSet
 from .layer_table import spatial_map, target_axis, with_targets
 from .prepared import Prepared, Start, prepare
-from .targets import Target, TracedTarget, check_target
+from .targets import Target, check_target, trace_target
 
 LayerChoice = str | Sequence[str] | None
 
@@ -96,9 +96,9 @@ def top_down(
     try:
         prepared = prepare(model_fn, (params, x), names, contrastive, rules)
     except UnsupportedPrimitiveError as error:
-        for leaf in jax.tree.leaves(x):
-            if set(error.primitives) == {lax.convert_element_type_p}:
-                check_floating(leaf, "the input x")  # integers are used as numbers
+        if set(error.primitives) == {lax.convert_element_type_p}:  # integers are used as numbers
+            for leaf in jax.tree.leaves(x):
+                check_floating(leaf, "the input x")
         raise
     if not any(value.floating or value in prepared.plan.reached for value in prepared.tapped):
         raise TypeError(
@@ -112,10 +112,8 @@ def top_down(
                 "value, which does not leave it: choose another layer"
             )
     target = check_target(prepared.out_shape, target)
-    function, given = None, target
-    if callable(target):
-        traced_target = TracedTarget(target, prepared.out_shape)
-        function, given = traced_target.without_arrays(), traced_target.arrays
+    traceable = callable(target)
+    function, given = trace_target(target, prepared.out_shape) if traceable else (None, target)
     leaves = jax.tree.leaves((params, x))
     used = jax.tree.leaves((leaves, given, prepared.captured))
     traced = any(isinstance(value, jax.core.Tracer) for value in used)

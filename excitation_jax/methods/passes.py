@@ -1,19 +1,20 @@
-"""Methods of many passes: compiled once for each model function and options, pass by pass."""
+"""Methods of many passes: compiled once for each model and options, pass by pass."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ..engine.plan import check_floating
-from ..explain.targets import Target, check_target, signal
+from ..explain.targets import Target, check_target, signal, trace_target
 from ..explain.top_down import where_not_finite
+from ..program.fingerprint import fingerprint, identity
 
 Arrays = Any
 
@@ -32,9 +33,21 @@ class Passes:
     ) -> None:
         self.model_fn = model_fn
         self.params, self.x = params, x
-        target = check_target(jax.eval_shape(model_fn, params, x), target)
+
+        def anew(params: Any, x: Any) -> Any:  # JAX would know the model itself, and not look again
+            return model_fn(params, x)
+
+        closed, self.outputs = jax.make_jaxpr(anew, return_shape=True)(params, x)
+        target = check_target(self.outputs, target)
         self.goal: Callable[..., Any] | None = target if callable(target) else None
         self.array: Any = None if callable(target) else target
+        captured, key = list(closed.consts), [fingerprint(closed), jax.tree.structure(self.outputs)]
+        if self.goal is not None:
+            traced, arrays = trace_target(self.goal, self.outputs)
+            captured, key = [*captured, *arrays], [*key, traced]
+        every = jax.tree.leaves((params, x, self.array, captured))
+        inside = any(isinstance(array, jax.core.Tracer) for array in every)
+        self.key: Hashable = None if inside else (*key, identity(captured))
 
     def run(self, function: Callable[..., Arrays], *arrays: Any, **options: Any) -> Arrays:
         """One call of the function, under `jax.jit`."""
@@ -54,14 +67,13 @@ class Passes:
         Raises:
           ValueError: the model returns something else, and as `prior`.
         """
-        outputs = jax.eval_shape(self.model_fn, self.params, self.x)
-        if not hasattr(outputs, "shape"):
+        if not hasattr(self.outputs, "shape"):
             raise ValueError(
                 f"this method reads one array of scores, and the model returns a "
-                f"{type(outputs).__name__}: return one array from model_fn"
+                f"{type(self.outputs).__name__}: return one array from model_fn"
             )
         found = self.prior()
-        return found, found.ndim > len(outputs.shape)
+        return found, found.ndim > len(self.outputs.shape)
 
     def checked(self, arrays: Arrays) -> Arrays:
         """The arrays; raises `ValueError` where their values are known and not finite."""
@@ -105,12 +117,13 @@ class Passes:
         return self.iterate(_Added(function), start, items, *arrays, **options)
 
     def _compiled(self, function: Callable[..., Arrays], options: dict[str, Any]) -> Any:
-        static = (function, self.model_fn, self.goal, tuple(options.items()))
-        try:
-            hash(self.model_fn)
-        except TypeError:  # an object that holds arrays, say: it cannot be a cache's key
-            return jax.jit(functools.partial(_call, *static))
-        return _compiled(*static)
+        """`function` under jit: the same for an equal model over the same arrays."""
+        if self.key is None:
+            made = _Compiled(function, options)
+        else:
+            made = _compiled(_Question(self.key, function, tuple(options.items())))
+        made.model_fn, made.goal = self.model_fn, self.goal
+        return made.call
 
 
 @dataclass(frozen=True)
@@ -137,28 +150,33 @@ def _prior(model_fn: Callable, params: Any, x: Any, target: Target) -> jax.Array
     return poisoned(outputs, signal(outputs, target)[0])
 
 
-def _call(
-    function: Callable[..., Arrays],
-    model_fn: Callable,
-    goal: Callable | None,
-    options: tuple[tuple[str, Any], ...],
-    params: Any,
-    x: Any,
-    array: Any,
-    arrays: tuple,
-) -> Arrays:
-    target = array if goal is None else goal
-    return function(model_fn, params, x, target, *arrays, **dict(options))
+class _Compiled:
+    """A function under jit, of a model and a target that are those of the last call.
+
+    A later call has an equal model, but the one that was there first may have changed: where
+    other shapes are traced, it must not be read.
+    """
+
+    def __init__(self, function: Callable[..., Arrays], options: dict[str, Any]):
+        self.function, self.options = function, options
+        self.model_fn: Callable[..., Any]
+        self.goal: Callable[..., Any] | None = None
+        self.call = jax.jit(self._run)
+
+    def _run(self, params: Any, x: Any, array: Any, arrays: tuple) -> Arrays:
+        target = array if self.goal is None else self.goal
+        return self.function(self.model_fn, params, x, target, *arrays, **self.options)
+
+
+class _Question(NamedTuple):
+    model: Hashable
+    function: Callable[..., Arrays]
+    options: tuple[tuple[str, Any], ...]
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(
-    function: Callable[..., Arrays],
-    model_fn: Callable,
-    goal: Callable | None,
-    options: tuple[tuple[str, Any], ...],
-) -> Any:
-    return jax.jit(functools.partial(_call, function, model_fn, goal, options))
+def _compiled(question: _Question) -> _Compiled:
+    return _Compiled(question.function, dict(question.options))
 
 
 def poisoned(outputs: Any, arrays: Arrays) -> Arrays:

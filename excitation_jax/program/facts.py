@@ -208,13 +208,10 @@ class FactTable(Forward):
         """What is known of a value that does not depend on the input."""
         facts.learned = any(f.learned for f in inputs)
         facts.modules = frozenset().union(*(f.modules for f in inputs))
-        copied = kind(op.primitive) in (Kind.IDENTITY, Kind.MOVE)
         # What an index out of range picks is another number.
-        if (
-            copied
-            and layout(op.primitive) is not Layout.PICKED
-            or op.primitive is lax.convert_element_type_p
-        ):
+        picks = layout(op.primitive) is Layout.PICKED
+        copied = kind(op.primitive) in (Kind.IDENTITY, Kind.MOVE) and not picks
+        if copied or op.primitive is lax.convert_element_type_p:
             which = [f.known for i, f in enumerate(inputs) if i not in indices(op.primitive)]
             facts.known = functools.reduce(same_number, which)
         return facts

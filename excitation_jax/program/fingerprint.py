@@ -9,17 +9,17 @@ arguments of the compiled program.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from . import compat
-from .trace import MOST_NUMBERS
+from .trace import is_code
 
 
-class _Itself:
+class Itself:
     """Of something that says of nothing else that it is equal: a function, a JAX array."""
 
     def __init__(self, object_: Any):
@@ -29,7 +29,7 @@ class _Itself:
         return id(self.object)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and self.object is other.object
+        return isinstance(other, Itself) and self.object is other.object
 
 
 def fingerprint(closed: Any, sources: bool = False) -> Hashable:
@@ -38,16 +38,18 @@ def fingerprint(closed: Any, sources: bool = False) -> Hashable:
     Args:
       sources: two programs made by different lines of code differ.
     """
-    numbers = tuple(None if isinstance(c, jax.Array) else _content(c) for c in closed.consts)
+    numbers = tuple(_content(array) if is_code(array) else None for array in closed.consts)
     return numbers, _Encoder(sources).jaxpr(closed.jaxpr)
 
 
+def identity(arrays: Iterable[Any]) -> Hashable:
+    """What is equal for the same arrays: JAX's are not written to, of numpy's the numbers count."""
+    return tuple(Itself(a) if isinstance(a, jax.Array) else _content(a) for a in arrays)
+
+
 def _content(array: Any) -> Hashable:
-    """Of numpy arrays, which are part of the code (see `trace.Program.numbers`), the numbers."""
-    if not isinstance(array, np.ndarray | np.generic) or array.size > MOST_NUMBERS:
-        return _Itself(array) if not isinstance(array, np.ndarray) else None
-    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
-    return array.dtype.str, array.shape, digest
+    numbers = np.asarray(array)
+    return numbers.dtype.str, numbers.shape, hashlib.sha256(numbers.tobytes()).digest()
 
 
 class _Encoder:
@@ -68,7 +70,7 @@ class _Encoder:
 
         def read(atom: Any) -> Hashable:
             if isinstance(atom, compat.Literal):
-                return atom.aval, _content(np.asarray(atom.val))
+                return atom.aval, _content(atom.val)
             return numbers[atom]
 
         def new(variables: Any) -> Hashable:
@@ -98,13 +100,13 @@ class _Encoder:
         opened, consts = compat.opened(value)
         if hasattr(opened, "eqns"):
             # Arrays that a jitted function closes over stay in it, for JAX, too.
-            return self.jaxpr(opened), tuple(map(_Itself, consts))
+            return self.jaxpr(opened), tuple(map(Itself, consts))
         if isinstance(value, np.ndarray | np.generic):
             return _content(value)
         if callable(value) and not isinstance(value, type):
-            return _Itself(value)
+            return Itself(value)
         try:
             hash(value)
         except TypeError:
-            return _Itself(value)
+            return Itself(value)
         return type(value), value

@@ -92,19 +92,21 @@ def window_mean(op: Op, facts: Known) -> Value | None:
 
 def _unshaped(value: Value, facts: Known) -> Value:
     """The value before axes of length 1 came or went, and before it was repeated."""
-    shapes = (Layout.RESHAPED, Layout.REDUCED, Layout.BROADCAST)
-    while (op := facts[value].producer) is not None:
-        if kind(op.primitive) is not Kind.MOVE or layout(op.primitive) not in shapes:
+    while (op := facts[value].producer) is not None and kind(op.primitive) is Kind.MOVE:
+        before, after = ([n for n in v.shape if n != 1] for v in (op.inputs[0], value))
+        how = layout(op.primitive)
+        kept = how in (Layout.RESHAPED, Layout.REDUCED) and before == after
+        if not (kept or how is Layout.BROADCAST):
             break
         value = op.inputs[0]
     return value
 
 
 def _windows(op: Op) -> list[tuple]:
-    """What moves along each axis, but for those along which nothing does (a mapped one)."""
+    """What moves along each axis, and how often; not of axes along which nothing does."""
     names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
-    every = zip(*(op.params[name] for name in names), strict=True)
-    return [window for window in every if window != (1, 1, (0, 0), 1, 1)]
+    every = zip(*(op.params[name] for name in names), op.outputs[0].shape, strict=True)
+    return [window for window in every if window[:-1] != (1, 1, (0, 0), 1, 1)]
 
 
 def mixture(op: Op, facts: Known) -> tuple[Value, Value] | None:

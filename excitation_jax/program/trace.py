@@ -283,14 +283,14 @@ def _open(program: Program, closed: Any, context: _Context) -> tuple[Any, list[V
     return inner, values
 
 
+def is_code(array: Any) -> bool:
+    """Whether an array is part of the code, like its literals: numpy's. JAX's are weights."""
+    return not isinstance(array, jax.Array) and np.size(array) <= MOST_NUMBERS
+
+
 def _numbers(values: Sequence[Value], arrays: Sequence[Any]) -> dict[Value, np.ndarray]:
-    """Arrays that are part of the code, like its literals: numpy's. JAX's are weights."""
     every = zip(values, arrays, strict=True)
-    return {
-        value: np.asarray(array)
-        for value, array in every
-        if not isinstance(array, jax.Array) and np.size(array) <= MOST_NUMBERS
-    }
+    return {value: np.asarray(array) for value, array in every if is_code(array)}
 
 
 def _nest(program: Program, eqn: Any, inputs: Sequence[Value], context: _Context) -> Nest | None:

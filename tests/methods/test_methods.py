@@ -55,6 +55,26 @@ def network(p: dict, x: jax.Array) -> jax.Array:
     return x.mean((1, 2)) @ p["head"] + p["bias"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["smoothgrad", "integrated-gradients", "rise", "feedback", "winner-take-all", "c-gradient"],
+)
+def test_a_model_and_a_target_that_have_changed_are_explained_as_they_are(name: str) -> None:
+    """Of methods of many passes, which keep their compiled steps."""
+    held = {"p": PARAMS, "P": np.eye(PARAMS["bias"].size, dtype=np.float32)[[0, 1]]}
+
+    def model(p: dict, x: jax.Array) -> jax.Array:
+        return network(held["p"], x)
+
+    def target(outputs: jax.Array) -> jax.Array:
+        return held["P"]
+
+    explain(name, model, {}, X, target)
+    held |= {"p": jax.tree.map(lambda a: a[::-1], PARAMS), "P": held["P"][::-1]}
+    found = explain(name, model, {}, X, target)
+    np.testing.assert_allclose(found, explain(name, network, held["p"], X, held["P"]), atol=1e-6)
+
+
 def score_map(p: dict, x: jax.Array) -> jax.Array:
     x = jax.nn.relu(conv(jax.nn.relu(conv(x, p["low"], 2)), p["high"]))
     return x @ p["head"] + p["bias"]
