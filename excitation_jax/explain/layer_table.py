@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..engine.plan import Plan
-from ..engine.planning import analyse
+from ..engine.plan import Plan, analyse
 from ..program import compat
 from ..program.axes import Geometry
 from ..program.primitives import Kind, kind, row
