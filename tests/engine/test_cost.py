@@ -6,9 +6,13 @@ benchmarks/engine/latency.py. F is the FLOPs of a forward pass, F_up those above
 
 import functools
 import time
+from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.engine import latency
 
@@ -39,6 +43,35 @@ def analysis(name: str, key: str) -> tuple[float, float]:
     """FLOPs and MiB of temporary memory of a row."""
     compiled = compile_afresh(name, key)
     return compiled.flops, compiled.temporary_bytes / MIB
+
+
+def test_what_is_compiled_afresh_is_not_read_from_disk(tmp_path: Path) -> None:
+    """CI keeps JAX's compilation cache there, and reading a file is not compiling."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+
+    def apply(values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+    def function(x: jax.Array) -> jax.Array:
+        return jnp.sin(x) * 41.5
+
+    apply(settings)
+    try:
+        x = jax.ShapeDtypeStruct((3,), jnp.float32)
+        latency.compile_afresh(function, (x,))
+        assert not list(tmp_path.iterdir())
+        jax.clear_caches()
+        jax.jit(function).lower(x).compile()
+        assert list(tmp_path.iterdir())  # it is back on
+    finally:
+        apply(before)
 
 
 @pytest.mark.parametrize("name", [pytest.param("resnet50", marks=pytest.mark.slow), "vgg16"])
