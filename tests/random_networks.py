@@ -501,7 +501,22 @@ class Builder:
             stride=stride, padding=padding, dilation=dilation, groups=groups,
         )  # fmt: skip
 
+    def low(self, i: int) -> float:
+        """The lower bound of a node's values."""
+        node = self.nodes[i]
+        lows = [self.low(j) for j in node.parents]
+        if node.kind in ("input", "conv", "dense", "norm"):
+            return -INF
+        if node.kind == "sum":
+            return sum(lows)
+        if node.kind in ACTIVATIONS:
+            return float(activation(node.kind, np.array(lows[0])))
+        return min(lows)
+
     def norm(self, i: int) -> int:
+        """Behind a layer, whose weights it belongs to. (What else D1 and D3 say: tests/oracles.)"""
+        if self.nodes[i].kind not in ("conv", "dense"):
+            return i
         width = self.shape(i)[-1]
         gamma = self.rng.normal(0, 1, width)
         if self.pick(False, False, False, True):
@@ -530,7 +545,8 @@ class Builder:
         kind = self.pick("max_pool", "avg_pool")
         options = dict(window=window, stride=stride, padding=padding)
         if kind == "avg_pool":
-            options["count_padding"] = self.pick(True, False)
+            # A window over the border has another bound (D4).
+            options["count_padding"] = self.low(i) in (0, -INF) and self.pick(True, False)
         return self.add(kind, (i,), (*out, width), **options)
 
     def linear(self, i: int, features: int | None = None) -> int:
@@ -560,6 +576,8 @@ class Builder:
     def concat(self, i: int) -> int:
         first = i if self.draw(st.booleans()) else self.decorated(self.linear(i))
         second = self.decorated(self.linear(i))
+        if self.low(first) != self.low(second):  # each keeps its own (D4)
+            first, second = (self.add("relu", (j,), self.shape(j)) for j in (first, second))
         *sizes, a = self.shape(first)
         return self.add("concat", (first, second), (*sizes, a + self.shape(second)[-1]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,15 +11,15 @@ import jax.numpy as jnp
 
 from ..program import compat
 from ..program.patterns import spread
-from ..program.primitives import Kind, kind
+from ..program.primitives import Kind, indices, kind
 from ..program.trace import Op, Program, Value, read_value
-from ..rules.rule import Call, Step
+from ..rules.rule import Call, Step, Structure
 from .direction import Read
-from .plan import Plan
+from .plan import Lane, Plan
 
 Arrays = dict[Value, jax.Array]
-#: Carriers by phase and value: True before the first affine operation of a contrastive pass.
-Carried = dict[tuple[bool, Value], jax.Array]
+#: Carriers by lane and value.
+Carried = dict[tuple[Lane, Value], jax.Array]
 
 
 class Evaluation(NamedTuple):
@@ -57,37 +58,59 @@ class Known(NamedTuple):
     Attributes:
       value: of a layer whose weights depend on the input, too (attention): it may be no number,
         which harms nobody where no probability comes from. Of other layers, the excitation says it.
+      output: of a layer that the rule wants it of.
     """
 
     operands: list[jax.Array]
-    signs: list[jax.Array | None]
-    lows: list[jax.Array | None]
+    output_sign: jax.Array | None
+    input_signs: list[jax.Array | None]
+    neurons: list[list[Any] | None]
+    bounds: list[list[jax.Array]]
     active: list[jax.Array | None]
     tail: Any
     value: jax.Array | None
+    output: jax.Array | None
 
 
 def knowledge(run: Evaluation, step: Step, env: Arrays) -> Known:
     """What is known of an operation when its carriers are made."""
     op = step.site.op
-    readers = (step.output_sign, *step.input_signs)
-    signs = [None if reader is None else run.signs.sign(reader) for reader in readers]
-    lows = [None if gated is None else gated[0] * env[gated[1]] for gated in step.gated]
+
+    def read(signed: Any) -> jax.Array | None:
+        return None if signed is None else run.signs.sign(signed)
+
+    readings = step.readings
     parts = [(v, run.plan.facts[v].activity) for v in op.inputs]
     active = [None if a.whole or a.none else jnp.asarray(run.active(v, env)) for v, a in parts]
     operands = [jnp.asarray(read_value(env, value)) for value in op.inputs]
     tail = None if step.tail is None else step.tail(run.signs)
     layer = kind(op.primitive) is Kind.AFFINE
     several = layer and all(run.plan.facts[value].active for value in op.inputs)
-    return Known(operands, signs, lows, active, tail, env[op.outputs[0]] if several else None)
+    return Known(
+        operands, read(step.output_sign), [None if r is None else read(r.sign) for r in readings],
+        [None if r is None else [env[v] for v in r.needed] for r in readings],
+        [[] if r is None else [run.signs.sign(b) for b in r.bounds.values()] for r in readings],
+        active, tail, env[op.outputs[0]] if several else None,
+        env[op.outputs[0]] if step.plain and len(step.directions) == 2 else None,
+    )  # fmt: skip
 
 
-def call_of(step: Step, dtype: Any, known: Known, contrastive: bool = False) -> Call:
+def call_of(
+    step: Step, dtype: Any, known: Known, contrastive: bool = False, direction: int = 1
+) -> Call:
     """An operation as its rule sees it in the backward pass."""
-    signs = known.signs
+    pairs = zip(step.readings, known.neurons, strict=True)
+    neurons = (
+        None if r is None or x is None else dict(zip(r.needed, x, strict=True)) for r, x in pairs
+    )
+    bounds = (
+        {} if r is None else dict(zip(r.bounds, x, strict=True))
+        for r, x in zip(step.readings, known.bounds, strict=True)
+    )
     return Call(
-        step, tuple(known.operands), dtype, signs[0], tuple(signs[1:]), tuple(known.lows),
-        tuple(known.active), contrastive, known.tail,
+        step, tuple(known.operands), dtype, known.output_sign, direction,
+        tuple(known.input_signs), tuple(neurons), tuple(bounds), tuple(known.active), contrastive,
+        known.tail, known.output,
     )  # fmt: skip
 
 
@@ -99,6 +122,29 @@ def carrier_dtype(value: Value) -> Any:
 def carrier(value: Value) -> jax.Array:
     """The carrier of a value: zeros, differentiated in its place."""
     return compat.mark_varying(jnp.zeros(value.shape, carrier_dtype(value)), value.varying)
+
+
+def passed(run: Evaluation, op: Op, below: jax.Array, env: Arrays) -> jax.Array:
+    """A carrier, but where a constant mask hides what it is of: there is no neuron (D5)."""
+    made = jnp.broadcast_to(below, op.outputs[0].shape)
+    for i in run.plan.facts.masks(op):
+        made = jnp.where(jnp.asarray(read_value(env, op.inputs[i])) == 0, 0, made)
+    return made
+
+
+def moved(step: Step, env: Arrays, below: Mapping[int, jax.Array]) -> list[jax.Array]:
+    """Applies a structural operation to carriers; constants among its operands become zeros."""
+    op, route = step.site.op, step.route
+    assert isinstance(route, Structure)
+    dtype = carrier_dtype(op.outputs[0])
+
+    def operand(i: int, value: Value) -> Any:
+        if i in indices(op.primitive):
+            return read_value(env, value)
+        known = below.get(route.sources.index(i)) if i in route.sources else None
+        return (carrier(value) if known is None else known).astype(dtype)
+
+    return compat.bind(op.primitive, op.params, *itertools.starmap(operand, enumerate(op.inputs)))
 
 
 def discounted(meter: jax.Array | None, below: dict[Any, jax.Array]) -> dict[Any, jax.Array]:

@@ -1,30 +1,36 @@
-"""Which values have a constant scale behind them, and of which sign.
+"""In which direction probability arrives at each value: wanting it larger (P+), or smaller (P-).
 
-A convolution followed by a BatchNorm is one activation neuron, whose weights are the
-convolution's times the BatchNorm's scale; where the scale is negative, the negative weights
-excite. So a rule needs the sign of every constant that multiplies its output before the next
-operation that is not affine. Operations that move, copy or add elements let the sign through,
-as ``s * (a + b) = s * a + s * b``.
+Falling functions, negative factors and subtrahends turn P+ into P-, and back (D1). At an affine
+operation P+ meets the positive, P- the negative part of its weights, and below it all is P+ again.
+A convolution and the BatchNorm behind it are one neuron in this way: where the scale is negative,
+the negative weights excite.
 
-An element that is read several times has the sign on which all readers agree. Where they do not
-agree, no sign is right, and the scales behind it pass the probability unchanged (R5).
+Mostly the direction of every element is one, which constants decide: None (P+ throughout) or
+`Signed`. Then there is one carrier, and the signs are folded into the weights. Where an element is
+read in both directions, or which one depends on the input, it has two carriers: `BOTH`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ..program import compat
+from ..program.bounds import Bounds
 from ..program.facts import FactTable
 from ..program.intervals import INF
+from ..program.neuron import Neurons
 from ..program.primitives import Kind, Layout, indices, is_product, kind, layout, row
-from ..program.record import reader
+from ..program.slope import BOTH, Signed, Way, negative, slope, times
 from ..program.trace import Op, Program, Value
+from ..program.walk import borders
+from ..rules.rule import Flow, Inside, Step, Structure, Through
 
 
 class Read:
@@ -36,206 +42,285 @@ class Read:
 
     def __init__(self, constants: Mapping[Value, Any]):
         self.constants = constants
-        self.signs: dict[SignReader, jax.Array] = {}
+        self.signs: dict[Signed | Bounds, jax.Array] = {}
 
     def __call__(self, constant: Value) -> Any:
         return self.constants[constant]
 
-    def sign(self, reader: SignReader) -> jax.Array:
-        """What a reader finds."""
-        if reader not in self.signs:
-            self.signs[reader] = reader(self)
-        return self.signs[reader]
+    def sign(self, signed: Signed | Bounds) -> jax.Array:
+        """What is read."""
+        if signed not in self.signs:
+            self.signs[signed] = signed.read(self)
+        return self.signs[signed]
 
 
-#: Reads the sign (of the value's rank, size 1 where it does not vary) off the constants.
-SignReader = Callable[[Read], jax.Array]
+class Directions:
+    """The directions of the values that probability reaches, but for those where all is P+."""
 
+    def __init__(
+        self, program: Program, steps: Mapping[Op, Step], facts: FactTable, neurons: Neurons
+    ):
+        self.steps, self.facts, self.neurons = steps, facts, neurons
+        self.ways: dict[Value, Way] = {}
+        self._readers: dict[Value, dict[Op, None]] = {}
+        for step in steps.values():
+            for value in step.sources:
+                self._readers.setdefault(value, {})[step.site.op] = None
+        self._forced: set[Value] = set()
+        self._program = program
 
-class Readings(NamedTuple):
-    """Sums over all readings of an element: of their signs, the squares, and their number.
+    def find(self) -> None:
+        """Fills ``ways``, from the outputs down."""
+        self._walk(self._program)
 
-    The readings agree where (sum of signs)^2 = number * (sum of squares).
-    """
+    def sign(self, value: Value) -> Signed | None:
+        """The constants' signs, where they decide a value's direction."""
+        way = self.ways.get(value)
+        return way if isinstance(way, Signed) else None
 
-    signs: jax.Array
-    squares: jax.Array
-    number: jax.Array
+    def of(self, op: Op) -> tuple[int, ...]:
+        """The directions for which an operation's part in the pass is to be made: 1, -1 or both.
 
+        Where constants decide, an affine operation folds their signs into its weights.
+        """
+        step, outs = self.steps[op], [self.ways.get(value) for value in op.outputs]
+        if all(way is None for way in outs):
+            return (1,)
+        if BOTH in outs or any(self.ways.get(value) is BOTH for value in step.sources):
+            layer = kind(op.primitive) is Kind.AFFINE and not is_product(op)
+            return (1,) if layer and BOTH not in outs else (1, -1)
+        sums = isinstance(step.route, Flow) and step.rule.shares
+        return (1, -1) if sums and kind(op.primitive) is not Kind.AFFINE else (1,)
 
-class Edge(NamedTuple):
-    """How one operation reads a value: a sign, or readings where it reads elements apart.
+    def _walk(self, program: Program) -> None:
+        for op in reversed(program.ops):
+            for value in op.outputs:
+                self._note(value, program)
+            if op.nest is not None and op in self.steps:
+                self._inside(op)
+        for value in program.inputs:
+            self._note(value, program)
 
-    ``positive``: the readings are positive, but not of all elements.
-    """
-
-    sign: SignReader | None = None
-    readings: Callable[[Read], Readings] | None = None
-    positive: bool = False
-
-
-#: Dimensions of these correspond one to one, so a sign that does not vary stays that way.
-_SEPARABLE = (
-    Layout.KEPT, Layout.SLICED, Layout.PADDED, Layout.JOINED, Layout.REVERSED, Layout.WINDOWS,
-)  # fmt: skip
-
-
-def find_signs(
-    program: Program, facts: FactTable, consumers: dict[Value, list[Op]]
-) -> dict[Value, SignReader]:
-    """Sign readers, for the values that have one; none for those with a positive scale.
-
-    Args:
-      consumers: for each value on the signal path, the operations it sends probability from.
-    """
-    found: dict[Value, SignReader] = {}
-    values = [value for op in program.ops for value in op.outputs]
-    for value in (*reversed(values), *program.inputs):
-        if value not in consumers or value in program.outputs:
-            continue
-        readers = list(dict.fromkeys(consumers[value]))
-        edges = [_edge(op, value, facts, found, len(readers) == 1) for op in readers]
-        known = [edge for edge in edges if edge is not None]
-        # One operation that reads all of it as positive leaves no other sign to agree on.
-        if len(known) == len(edges) and not all(edge.positive for edge in known):
-            found[value] = _combined(known, len(value.shape))
-    return found
-
-
-def _combined(edges: list[Edge], rank: int) -> SignReader:
-    if len(edges) == 1 and edges[0].sign is not None:
-        return edges[0].sign
-
-    def read_all(read: Read) -> jax.Array:
-        every = [_readings(edge, read, rank) for edge in edges]
-        signs, squares, number = (sum(parts) for parts in zip(*every, strict=True))
-        mean, square = signs / jnp.maximum(number, 1), squares / jnp.maximum(number, 1)
-        agree = (number > 0) & (jnp.abs(mean * mean - square) < 1e-3)
-        return jnp.where(agree, jnp.round(mean), 1)
-
-    return read_all
-
-
-def _readings(edge: Edge, read: Read, rank: int) -> Readings:
-    if edge.readings is not None:
-        return edge.readings(read)
-    sign = jnp.ones((1,) * rank) if edge.sign is None else read.sign(edge.sign)
-    return Readings(sign, sign * sign, jnp.ones_like(sign))
-
-
-def _edge(
-    op: Op, value: Value, facts: FactTable, found: dict[Value, SignReader], alone: bool
-) -> Edge | None:
-    """The sign with which an operation reads a value; None where it is positive throughout."""
-    if value not in op.inputs:
-        return None
-    if is_product(op):
-        return _through_matrix(op, value, facts, found.get(op.outputs[0]))
-    known = row(op.primitive)
-    apart = op.primitive in (compat.pvary_p, compat.reshard_p)
-    if known is None or not isinstance(known.layout, Layout) or apart:
-        return None  # on several devices, a user's own: no scale behind it is counted
-    if known.kind in (Kind.MOVE, Kind.SUM):
-        return _apart(op, value, facts, found, alone)
-    if not known.affine or value.shape != op.outputs[0].shape:
-        return None
-    primitive, behind = op.primitive, found.get(op.outputs[0])
-    at = op.inputs.index(value)
-    signals = [v for v in op.inputs if facts[v].active and v.floating]
-    if len(signals) == 2:
-        return _of_two(op, at, facts, behind)
-    if len(signals) != 1:
-        return None
-    sign: SignReader | None = behind
-    if primitive in (lax.mul_p, lax.div_p):
-        scales = primitive is lax.mul_p or at == 0
-        sign = _product(_sign_of(op, 1 - at, facts), behind) if scales else None
-    elif primitive is lax.neg_p or (primitive is lax.sub_p and at == 1):
-        sign = _product(_minus_one(len(value.shape)), behind)
-    return None if sign is None else Edge(sign)
-
-
-def _of_two(op: Op, at: int, facts: FactTable, behind: SignReader | None) -> Edge | None:
-    """Through an operation of two values that depend on the input, at position ``at``."""
-    if facts[op.outputs[0]].parent is not None:
-        return None  # x * sigmoid(x): an activation, and no scale behind one counts
-    if op.primitive is lax.add_p and behind is not None:
-        # Of two activations, neither is an affine value that a sign could belong to.
-        return Edge(behind) if any(facts[v].interval.low == -INF for v in op.inputs) else None
-    # A gate or a normaliser, which may hold a scale (LayerNorm's), or the mean that is taken off:
-    # what sends its probability to the value is unsigned otherwise.
-    if op.primitive is lax.sub_p:
-        return None if behind is None or at == 1 else Edge(behind)
-    if op.primitive is lax.mul_p:
-        sign = _product(_sign_of(op, 1 - at, facts), behind)
-        return None if sign is None else Edge(sign)
-    return None
-
-
-def _through_matrix(
-    op: Op, value: Value, facts: FactTable, behind: SignReader | None
-) -> Edge | None:
-    """Through a matrix product without contraction, whose other factor is a constant scale."""
-    at = op.inputs.index(value)
-    scale = op.inputs[1 - at]
-    if facts[scale].active or (behind is None and facts[scale].interval.low >= 0):
-        return None
-
-    def readings(read: Read) -> Readings:
-        full = jnp.ones(op.outputs[0].shape)
-        sign = full if behind is None else jnp.broadcast_to(read.sign(behind), full.shape)
-        number = scale.literal if scale.literal is not None else read(scale)
-        factor = jnp.sign(number).astype(full.dtype)
-
-        def pulled(factor: jax.Array, sign: jax.Array) -> jax.Array:
-            def scaled(x: jax.Array) -> jax.Array:
-                return lax.dot_general(
-                    *((x, factor) if at == 0 else (factor, x)), op.params["dimension_numbers"]
-                )
-
-            return jax.vjp(scaled, jnp.zeros(value.shape))[1](sign)[0]
-
-        return Readings(
-            pulled(factor, sign), pulled(factor**2, sign**2), pulled(jnp.ones_like(factor), full)
-        )
-
-    return Edge(None, readings)
-
-
-def _apart(
-    op: Op, value: Value, facts: FactTable, found: dict[Value, SignReader], alone: bool
-) -> Edge | None:
-    """Through an operation that moves, copies or adds elements, by its own transpose.
-
-    Args:
-      alone: no other operation reads the value, so what this one leaves out does not matter.
-    """
-    behind = [found.get(output) for output in op.outputs]
-    which = indices(op.primitive)
-    if any(facts[v].active for i, v in enumerate(op.inputs) if i in which):
-        return None  # where an element goes depends on the input
-    if op.primitive is lax.optimization_barrier_p:
-        sign = behind[op.inputs.index(value)]
-        return None if sign is None else Edge(sign)
-    if layout(op.primitive) is Layout.PERMUTED:
-        if behind[0] is None:
-            return None
-        permuted, order = behind[0], op.params["permutation"]
-        inverse = [order.index(i) for i in range(len(order))]
-        return Edge(lambda read: jnp.transpose(read.sign(permuted), inverse))
-
-    def readings(read: Read) -> Readings:
-        signs = [
-            jnp.ones((1,) * len(output.shape)) if reader is None else read.sign(reader)
-            for output, reader in zip(op.outputs, behind, strict=True)
+    def _note(self, value: Value, program: Program) -> None:
+        """The direction in which all that reads a value wants it."""
+        if value in self._forced:
+            self.ways[value] = BOTH
+            return
+        edges: list[tuple[Op | None, Way]] = [
+            (op, way) for op in self._readers.get(value, ()) for way in self._edges(op, value)
         ]
+        if value in program.outputs:
+            edges.append((None, None))
+        found = _together(edges, value)
+        if found is None:
+            self.ways.pop(value, None)
+        else:
+            self.ways[value] = found
 
+    def _inside(self, op: Op) -> None:
+        """What crosses a border has one direction, P+, or two carriers."""
+        for border in borders(op):
+            for exit in border.exits:
+                if self.ways.get(exit.outer) is not None:
+                    self.ways[exit.outer] = BOTH
+                    self._forced.update((exit.outer, exit.inner))
+            while True:
+                before = len(self._forced)
+                self._walk(border.body)
+                inner = [entry.inner for entry in border.entries]
+                self._forced.update(v for v in inner if self.ways.get(v) is not None)
+                self._forced.update(out for out, into in border.handed if into in self._forced)
+                if len(self._forced) == before:
+                    break
+
+    def _edges(self, op: Op, value: Value) -> list[Way]:
+        """The directions in which an operation reads a value, one for each time."""
+        step = self.steps[op]
+        out = self.ways.get(op.outputs[0])
+        reading = self.neurons.reading(op.outputs[0]) if len(op.outputs) == 1 else None
+        if reading is not None and op in reading.ops and out is not None and out is reading.sign:
+            # Behind all readers' constants, P+ arrives at the neurons.
+            return [self.neurons.sign(value)]
+        if isinstance(step.route, Inside):
+            ends = [e.inner for border in borders(op) for e in border.entries if e.outer is value]
+            return [BOTH if self.ways.get(end) is not None else None for end in ends]
+        if isinstance(step.route, Through):
+            way = times(out, slope(op, value, self.facts))
+            return [_narrowed(way, op.outputs[0].shape, value.shape)]
+        places = [i for i, v in enumerate(op.inputs) if v is value]
+        if isinstance(step.route, Structure):
+            return [self._moved(op, value, len(places))]
+        if is_product(op):  # by a constant, or a gate
+            scales = [self.facts[op.inputs[1 - i]] for i in places]
+            positive = out is None and all(x.active or x.interval.low >= 0 for x in scales)
+            return [None if positive else BOTH]
+        if kind(op.primitive) is Kind.AFFINE:
+            return [self.neurons.sign(value) if step.rule.directed else None]
+        if not step.rule.shares:
+            return [self._moved(op, value, len(places))]
+        if resets(op, value, self.facts, self.neurons):
+            return [self.neurons.sign(value)]
+        found = self._moved(op, value, 1 if op.primitive in (lax.add_p, lax.sub_p) else len(places))
+        turned = [op.primitive is lax.sub_p and i == 1 for i in places]
+        return [times(found, negative(len(value.shape)) if turn else None) for turn in turned]
+
+    def _moved(self, op: Op, value: Value, count: int) -> Way:
+        """Through what moves, adds or chooses elements."""
+        behind = [self.ways.get(output) for output in op.outputs]
+        if op.primitive is lax.optimization_barrier_p:
+            return behind[op.inputs.index(value)]
+        if all(way is None for way in behind):
+            return None
+        if any(way is BOTH for way in behind):
+            return BOTH
+        signs = [way if isinstance(way, Signed) else _ones(len(o.shape))
+                 for way, o in zip(behind, op.outputs, strict=True)]  # fmt: skip
+        rank = len(value.shape)
+        if all(size == 1 for sign in signs for size in sign.shape) and len(signs) == 1:
+            (one,) = signs
+            return Signed((1,) * rank, lambda read: one.read(read).reshape((1,) * rank), one.minus)
+        known = row(op.primitive)
+        if known is None or not isinstance(known.layout, Layout):
+            return BOTH
+        if known.kind is Kind.ELEMENTWISE:  # a sum or a maximum of two
+            (one,) = signs
+            return _narrowed(one, op.outputs[0].shape, value.shape)
+        which = indices(op.primitive)
+        if any(self.facts[v].active for i, v in enumerate(op.inputs) if i in which):
+            return BOTH  # where an element goes depends on the input
+        if not _reads_once(op, signs[0].shape, count):
+            return BOTH
+        if layout(op.primitive) is Layout.PERMUTED:
+            order = op.params["permutation"]
+            inverse = [order.index(i) for i in range(len(order))]
+            shape = tuple(signs[0].shape[i] for i in inverse)
+            return Signed(shape, lambda read: jnp.transpose(signs[0].read(read), inverse))
+        if known.kind in (Kind.SUM, Kind.WINNER) and known.layout is not Layout.PLACED:
+            return _before_reduction(op, signs[0])
+        return BOTH if known.kind is Kind.WINNER else _pulled(op, value, signs)
+
+
+def resets(op: Op, value: Value, facts: FactTable, neurons: Neurons) -> bool:
+    """Whether what a summand gets always is for its neurons' being larger."""
+    return neurons.low(value) > -INF or facts.is_learned_layer(op)
+
+
+def _ones(rank: int) -> Signed:
+    return Signed((1,) * rank, lambda read: jnp.ones((1,) * rank))
+
+
+def _narrowed(way: Way, wide: tuple[int, ...], shape: tuple[int, ...]) -> Way:
+    """The direction of an operand, which may be broadcast to the output's shape."""
+    if not isinstance(way, Signed) or wide == shape:
+        return way
+    if any(size != 1 for size in way.shape):
+        return BOTH
+    rank = len(shape)
+    return Signed((1,) * rank, lambda read: way.read(read).reshape((1,) * rank), way.minus)
+
+
+def _together(edges: Sequence[tuple[Op | None, Way]], value: Value) -> Way:
+    """One direction for all readings of a value, `BOTH` where there is none."""
+    ways = [way for _, way in edges]
+    if all(way is None for way in ways):
+        return None
+    if BOTH in ways:
+        return BOTH
+    first = ways[0]
+    if all(way is first for way in ways):
+        return first
+    if all(isinstance(way, Signed) and way.minus for way in ways):
+        return negative(len(value.shape))
+    boxes = [_box(op, value) for op, _ in edges]
+    pairs = itertools.combinations(boxes, 2)
+    if not all(a is not None and b is not None and _disjoint(a, b) for a, b in pairs):
+        return BOTH
+
+    def read_all(read: Any) -> jax.Array:
+        """Each part by its own reader."""
+        found = jnp.ones(value.shape)
+        for box, way in zip(boxes, ways, strict=True):
+            if isinstance(way, Signed):
+                assert box is not None
+                part = tuple(slice(*bounds) for bounds in box)
+                spread = jnp.broadcast_to(way.read(read), value.shape)
+                found = found.at[part].set(spread[part])
+        return found
+
+    return Signed(value.shape, read_all)
+
+
+def _box(op: Op | None, value: Value) -> list[tuple[int, int]] | None:
+    """Which elements an operation reads, by axis; None for all."""
+    if op is None or op.primitive is not lax.slice_p:
+        return None
+    return list(zip(op.params["start_indices"], op.params["limit_indices"], strict=True))
+
+
+def _disjoint(a: list[tuple[int, int]], b: list[tuple[int, int]]) -> bool:
+    return any(p[1] <= q[0] or q[1] <= p[0] for p, q in zip(a, b, strict=True))
+
+
+def _reads_once(op: Op, sign: tuple[int, ...], count: int) -> bool:
+    """Whether each element of an operand is read once, or several times with one sign.
+
+    Args:
+      sign: the shape of the output's signs.
+      count: how often the operation has it among its operands.
+    """
+    how = layout(op.primitive)
+    if count > 1:
+        return how is Layout.JOINED and sign[op.params["dimension"]] == 1
+    varies = {i for i, size in enumerate(sign) if size != 1}
+    if how is Layout.BROADCAST:
+        before = dict(zip(op.params["broadcast_dimensions"], op.inputs[0].shape, strict=True))
+        after = op.outputs[0].shape
+        return all(dim in before and before[dim] == after[dim] for dim in varies)
+    if how is Layout.TILED:
+        return all(op.params["reps"][i] == 1 for i in varies)
+    if how is Layout.WINDOWS:
+        names = ("window_dimensions", "window_strides", "base_dilation")
+        return all(op.params[name][i] == 1 for i in varies for name in names)
+    if op.primitive in (lax.cumsum_p, lax.cummax_p, lax.cummin_p):
+        return op.params["axis"] not in varies
+    if op.primitive in (lax.sort_p, lax.top_k_p):
+        axis = op.params["dimension" if op.primitive is lax.sort_p else "axis"]
+        return axis not in varies
+    if op.primitive is lax.gather_p:
+        numbers, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
+        gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+        kept = [i for i in range(len(sizes)) if i not in gone]
+        whole = {
+            j
+            for j, i in zip(numbers.offset_dims, kept, strict=True)
+            if sizes[i] == op.inputs[0].shape[i]
+        }
+        return varies <= whole
+    return True
+
+
+def _before_reduction(op: Op, sign: Signed) -> Signed:
+    """Of an operation that sums or chooses along axes on which its output's signs do not vary."""
+    if layout(op.primitive) is not Layout.REDUCED:
+        return sign
+    axes = tuple(op.params["axes"])
+    shape = tuple(np.insert(sign.shape, [a - i for i, a in enumerate(sorted(axes))], 1).tolist())
+    return Signed(shape, lambda read: jnp.expand_dims(sign.read(read), axes), sign.minus)
+
+
+def _pulled(op: Op, value: Value, signs: Sequence[Signed]) -> Signed:
+    """By the operation's own transpose; where nothing is read, the direction does not matter."""
+    constant = _constant_axes(op, value, [sign.shape for sign in signs])
+    shape = tuple(1 if i in constant else size for i, size in enumerate(value.shape))
+    which = indices(op.primitive)
+
+    def read_all(read: Any) -> jax.Array:
         def zeros(v: Value) -> jax.Array:
             return compat.mark_varying(jnp.zeros(v.shape), v.varying)
 
         def operand(i: int, v: Value, x: jax.Array) -> Any:
             if i in which:
-                return read(v) if v.literal is None else v.literal
+                return v.literal if v.literal is not None else read(v)
             return x if v is value else zeros(v)
 
         def move(x: jax.Array) -> list[jax.Array]:
@@ -246,21 +331,21 @@ def _apart(
 
         _, pull = jax.vjp(move, zeros(value))
         full = [
-            compat.mark_varying(jnp.broadcast_to(sign.astype(float), output.shape), output.varying)
+            compat.mark_varying(
+                jnp.broadcast_to(sign.read(read).astype(float), output.shape), output.varying
+            )
             for sign, output in zip(signs, op.outputs, strict=True)
         ]
-        sums = (full, [s * s for s in full], [jnp.ones_like(s) for s in full])
-        constant = _constant_axes(op, value, [sign.shape for sign in signs])
-        if not alone:
-            sizes = zip(value.shape, op.outputs[0].shape, strict=False)
-            whole = [i for i, (before, after) in enumerate(sizes) if before == after]
-            constant = tuple(i for i in constant if i in whole)
-        return Readings(*(pull(part)[0].sum(axis=constant, keepdims=True) for part in sums))
+        found = pull(full)[0].sum(axis=constant, keepdims=True)
+        return jnp.where(found < 0, -1.0, 1.0)
 
-    if any(reader is not None for reader in behind):
-        return Edge(None, readings)
-    some = layout(op.primitive) in (Layout.SLICED, Layout.PICKED)
-    return Edge(None, readings, positive=True) if some and not alone else None
+    return Signed(shape, read_all)
+
+
+#: Dimensions of these correspond one to one, so a sign that does not vary stays that way.
+_SEPARABLE = (
+    Layout.KEPT, Layout.SLICED, Layout.PADDED, Layout.JOINED, Layout.REVERSED, Layout.WINDOWS,
+)  # fmt: skip
 
 
 def _constant_axes(op: Op, value: Value, signs: list[tuple[int, ...]]) -> tuple[int, ...]:
@@ -284,50 +369,3 @@ def _constant_axes(op: Op, value: Value, signs: list[tuple[int, ...]]) -> tuple[
         if [value.shape[i] for i in before] == [op.outputs[0].shape[i] for i in after]:
             return tuple(i for i, j in zip(before, after, strict=True) if signs[0][j] == 1)
     return ()
-
-
-def _minus_one(rank: int) -> SignReader:
-    return lambda read: jnp.full((1,) * rank, -1.0)
-
-
-def _product(first: SignReader | None, second: SignReader | None) -> SignReader | None:
-    if first is None or second is None:
-        return first or second
-    return lambda read: read.sign(first) * read.sign(second)
-
-
-def _sign_of(op: Op, i: int, facts: FactTable) -> SignReader | None:
-    """Reads the sign of a factor, or of the constants in a gate; None where it is positive."""
-    scale, rank = op.inputs[i], len(op.outputs[0].shape)
-    if facts[scale].active:
-        return _sign_in_gate(scale, rank, facts)
-    low, high = facts[scale].interval
-    if low >= 0 and (scale.shape == () or not facts[scale].learned):
-        return None
-    if high < 0:
-        return _minus_one(rank)
-    constant = reader(op, i, facts)
-    return lambda read: jnp.sign(constant(read))
-
-
-def _sign_in_gate(gate: Value, rank: int, facts: FactTable) -> SignReader | None:
-    """The sign of the constant factors of a product that depends on the input."""
-    producer = facts[gate].producer
-    if facts[gate].interval.low >= 0 or producer is None or len(gate.shape) != rank:
-        return None
-    if producer.primitive is lax.mul_p:
-        return _product(_sign_of(producer, 0, facts), _sign_of(producer, 1, facts))
-    if producer.primitive is lax.broadcast_in_dim_p:
-        inner, dims = producer.inputs[0], producer.params["broadcast_dimensions"]
-        sign = _sign_in_gate(inner, len(inner.shape), facts)
-        if sign is None:
-            return None
-
-        def spread(read: Read) -> jax.Array:
-            found, shape = read.sign(sign), [1] * rank
-            for position, dim in enumerate(dims):
-                shape[dim] = found.shape[position]
-            return found.reshape(shape)
-
-        return spread
-    return None

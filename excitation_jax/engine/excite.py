@@ -27,7 +27,6 @@ from jax.custom_derivatives import SymbolicZero
 
 from ..program import compat
 from ..program.modules import name_owners
-from ..program.primitives import indices
 from ..program.trace import Op, Value, read_value, trace
 from ..rules.rule import Flow, Step, Structure, Through, times
 from ..rules.ruleset import EXCITATION, RuleSet
@@ -42,12 +41,16 @@ from .carriers import (
     discounted,
     knowledge,
     metered,
+    moved,
     note_activity,
+    passed,
 )
 from .direction import Read
+from .lanes import Below, joined, made_for
 from .merging import carry_region
 from .nests import checkpointed, evaluate_nest
-from .plan import Plan, analyse, check_floating
+from .plan import Plan, check_floating
+from .planning import analyse
 
 
 def excite(
@@ -173,14 +176,14 @@ def top_down_pass(
         tapped = dict(zip(read, taps, strict=True))
         env = dict(zip((*program.captured, *program.inputs), (*captured, *leaves), strict=True))
         carried = {
-            (upper, value): tapped[value]
+            (lane, value): tapped[value]
             for value in program.inputs
             if value in tapped
-            for upper in plan.phases(value)
+            for lane in plan.lanes(value)
         }
         run = Evaluation(plan, tapped, Read({}), program, evaluate_program, frozenset(kept))
         evaluate_program(run, env, carried)
-        starts = [(bool(plan.upper), value) for value in program.outputs]
+        starts = [(plan.lane(bool(plan.upper), v, 1), v) for v in program.outputs]
         ends = [carried[key] if key in carried else carrier(key[1]) for key in starts]
         outputs = [read_value(env, value) for value in program.outputs]
         return ends, (outputs, [read_value(env, value) for value in kept])
@@ -250,9 +253,9 @@ def _evaluate(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
                 _carry_on(run, step, upper, env, carried)
     for value in op.outputs:
         if value in run.taps:
-            for upper in plan.phases(value):
-                before, tap = carried.get((upper, value)), run.taps[value]
-                carried[upper, value] = tap if before is None else before + tap
+            for lane in plan.lanes(value):
+                before, tap = carried.get((lane, value)), run.taps[value]
+                carried[lane, value] = tap if before is None else before + tap
 
 
 def _carry_on(run: Evaluation, step: Step, upper: bool, env: Arrays, carried: Carried) -> None:
@@ -260,51 +263,47 @@ def _carry_on(run: Evaluation, step: Step, upper: bool, env: Arrays, carried: Ca
     op, plan = step.site.op, run.plan
     contrastive = upper and step.contrastive  # what passes it is in the lower phase from then on
     phase = upper and not contrastive
-    below = {value: carried[phase, value] for value in step.sources if (phase, value) in carried}
-    if not below:
+    sources = [(lane, v) for v in step.sources for lane in plan.lanes(v) if lane.upper is phase]
+    if not any(key in carried for key in sources):
         return
-    if isinstance(step.route, Through):
-        made = [jnp.broadcast_to(below[step.route.source], op.outputs[0].shape)]
-    elif isinstance(step.route, Structure):
-        meter = run.taps.get(op)
-        made = metered(meter, _move(step, env, discounted(meter, below)))
+
+    def make(below: Below, direction: int) -> list[jax.Array]:
+        given = {k: array for k, array in enumerate(below) if array is not None}
+        if isinstance(step.route, Through):
+            return [passed(run, op, given[0], env)]
+        if isinstance(step.route, Structure):
+            meter = run.taps.get(op)
+            return metered(meter, moved(step, env, discounted(meter, given)))
+        return _flow(run, step, env, given, contrastive, direction)
+
+    if len(step.directions) == 2 and step.rule.joins(op) and not contrastive:
+        both = made_for(run, step, phase, 0, env, carried, make)
+        made = {1: both[:1], -1: both[1:]}
     else:
-        made = _flow(run, step, env, below, contrastive)
-    for value, array in zip(op.outputs, made, strict=True):
-        if upper in plan.phases(value):
-            carried[upper, value] = array.astype(carrier_dtype(value))
-
-
-def _move(step: Step, env: Arrays, below: Arrays) -> list[jax.Array]:
-    """Applies a structural operation to carriers; constants among its operands become zeros."""
-    op = step.site.op
-    dtype = carrier_dtype(op.outputs[0])
-
-    def operand(i: int, value: Value) -> Any:
-        if i in indices(op.primitive):
-            return read_value(env, value)
-        known = below.get(value)
-        return (carrier(value) if known is None else known).astype(dtype)
-
-    return compat.bind(op.primitive, op.params, *itertools.starmap(operand, enumerate(op.inputs)))
+        made = {d: made_for(run, step, phase, d, env, carried, make) for d in step.directions}
+    for k, value in enumerate(op.outputs):
+        for lane in plan.lanes(value):
+            if lane.upper is upper:
+                array = joined(run, value, lane, {d: arrays[k] for d, arrays in made.items()})
+                carried[lane, value] = array.astype(carrier_dtype(value))
 
 
 def _flow(
-    run: Evaluation, step: Step, env: Arrays, below: Mapping[Value, jax.Array], contrastive: bool
-) -> list[jax.Array]:
-    op = step.site.op
+    run: Evaluation, step: Step, env: Arrays, below: Mapping[int, jax.Array], contrastive: bool,
+    direction: int,
+) -> list[jax.Array]:  # fmt: skip
     assert isinstance(step.route, Flow)
-    sources = tuple(i for i in step.route.sources if op.inputs[i] in below)
-    carriers = [below[op.inputs[i]] for i in sources]
+    sources = tuple(i for k, i in enumerate(step.route.sources) if k in below)
+    carriers = list(below.values())
     known = knowledge(run, step, env)
-    return _carry(step, sources, contrastive, carriers, run.taps.get(op), known)
+    how = sources, contrastive, direction
+    return _carry(step, how, carriers, run.taps.get(step.site.op), known)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _carry(
     step: Step,
-    sources: tuple[int, ...],
-    contrastive: bool,
+    how: tuple[tuple[int, ...], bool, int],
     carriers: list,
     meter: jax.Array | None,
     known: tuple,
@@ -312,37 +311,40 @@ def _carry(
     """The carriers of an operation's outputs; its backward is the operation's rule.
 
     Args:
-      sources: positions of the operands whose carriers are given.
+      how: positions of the operands whose carriers are given; whether the negated neurons' part is
+        to be subtracted; the direction of the probability, 0 for both, each with a carrier.
       meter: a zero, or None; its cotangent is the probability that ends at the operation, at
         units without excitatory input.
       known: what the rule needs (see `carriers.knowledge`).
     """
-    return [carrier(value) for value in step.site.op.outputs]
+    made = [carrier(value) for value in step.site.op.outputs]
+    return made if how[-1] else [*made, *made]
 
 
-def _carry_forward(step: Step, sources: Any, contrastive: bool, *arrays: Any) -> tuple:
-    carriers, meter, known = arrays
-    return _carry(step, sources, contrastive, carriers, meter, known), (known, meter)
+def _carry_forward(step: Step, how: Any, carriers: list, meter: Any, known: Any) -> tuple:
+    return _carry(step, how, carriers, meter, known), (known, meter)
 
 
-def _carry_backward(
-    step: Step, sources: tuple[int, ...], contrastive: bool, saved: tuple, p: list[jax.Array]
-) -> tuple:
-    (known, meter), op = saved, step.site.op
+def _carry_backward(step: Step, how: Any, saved: tuple, p: list[jax.Array]) -> tuple:
+    (known, meter), op, (sources, contrastive, direction) = saved, step.site.op, how
     if (value := known.value) is not None:
-        p = [jnp.where(jnp.isnan(value), times(p[0], jnp.nan), p[0])]
-    call = call_of(step, p[0].dtype, known, contrastive)
-    found = step.checked(step.rule.backward(call, p[0] if len(p) == 1 else tuple(p)))
-    shares = [
+        p = [jnp.where(jnp.isnan(value), times(part, jnp.nan), part) for part in p]
+    call = call_of(step, p[0].dtype, known, contrastive, direction or 1)
+    if direction == 0:
+        shares = step.rule.both(call, (p[0], p[1]))
+    else:
+        shares = step.rule.backward(call, p[0] if len(p) == 1 else tuple(p))
+    found = step.checked(shares)
+    sent = [
         carrier(op.inputs[i])
         if (share := found[i]) is None
         else compat.kept_apart(share.astype(carrier_dtype(op.inputs[i])))
         for i in sources
     ]
     if meter is not None:
-        ends = [*(array.sum() for array in p), *(-array.sum() for array in shares)]
+        ends = [*(array.sum() for array in p), *(-array.sum() for array in sent)]
         meter = jnp.stack(ends).sum().astype(meter.dtype)
-    return shares, meter, None
+    return sent, meter, None
 
 
 _carry.defvjp(_carry_forward, _carry_backward)

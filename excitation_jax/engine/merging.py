@@ -20,7 +20,7 @@ from ..program.primitives import Kind, indices, kind
 from ..program.trace import Op, Value
 from ..rules.rule import Call, safe_divide, shared
 from .carriers import Arrays, Carried, Evaluation, call_of, carrier, carrier_dtype, knowledge
-from .plan import Plan
+from .plan import Lane, Plan
 from .regions import Place, Region
 
 
@@ -48,10 +48,12 @@ def carry_region(
     contrastive = upper and any(steps[op].contrastive for op in region.members)
     below: dict[Place, jax.Array] = {}
     for op, i in (*_connected(run.plan, region), *region.others):
-        key = upper and not (contrastive and op in region.members), op.inputs[i]
-        if key in carried:
-            below[op, i] = carried[key]
-    read = [value for value in region.values if (upper, value) in carried]
+        phase = upper and not (contrastive and op in region.members)
+        array = carried.get((run.plan.lane(phase, op.inputs[i], 1), op.inputs[i]))
+        if array is not None:
+            below[op, i] = array
+    lane = Lane(upper)
+    read = [value for value in region.values if (lane, value) in carried]
     if not below and not read:
         return
     task = _Task(run.plan, region, tuple(below), tuple(read), contrastive)
@@ -59,10 +61,10 @@ def carry_region(
     constants = [env[value] for value in region.constants]
     sums = [_sum_of(run, op, env) for op in region.members] if region.others else []
     made = _carry(
-        task, list(below.values()), [carried[upper, value] for value in read],
+        task, list(below.values()), [carried[lane, value] for value in read],
         run.taps.get(region.top), (known, constants, sums),
     )  # fmt: skip
-    carried[upper, output] = made.astype(carrier_dtype(output))
+    carried[lane, output] = made.astype(carrier_dtype(output))
 
 
 def _sum_of(run: Evaluation, op: Op, env: Arrays) -> tuple[jax.Array, Any]:
@@ -158,8 +160,8 @@ class _Neuron:
 
     def _of_others(self) -> tuple[dict[Place, jax.Array], Arrays, jax.Array]:
         """Eq. 19: what other summands get, and what is left for all the affine terms together."""
-        h = {(op, i): self.calls[op].activation(i) for op, i in self.region.others}
         sign = self.calls[self.region.top].output_sign
+        h = {(op, i): self._towards(op, i, sign) for op, i in self.region.others}
         y = self._value() if self.region.members else jnp.zeros_like(self.p)
         y = jnp.maximum(y if sign is None else sign.astype(y.dtype) * y, 0)
         total, down = self._sum(h)
@@ -179,6 +181,13 @@ class _Neuron:
         }
         passing = {value: passing[value] + passed[value] for value in passing}
         return found, passing, jnp.where(alone & own, self.p, shared(r, y))
+
+    def _towards(self, op: Op, i: int, sign: jax.Array | None) -> jax.Array:
+        """What a summand contributes in the direction of the sum."""
+        larger = self.calls[op].towards(i, 1)
+        if sign is None:
+            return larger
+        return jnp.where(sign < 0, self.calls[op].towards(i, -1), larger)
 
     def _depending(self) -> tuple[dict[Place, jax.Array], jax.Array] | None:
         """Which elements of the other summands, and of the affine terms, depend on the input.

@@ -22,11 +22,11 @@ from .carriers import (
     taps_within,
 )
 from .direction import Read
-from .plan import Plan
+from .plan import Lane, Plan
 
-#: A carrier inside: its phase (see `carriers.Carried`), and its position among the body's
+#: A carrier inside: its lane (see `carriers.Carried`), and its position among the body's
 #: inputs or outputs.
-Key = tuple[bool, int]
+Key = tuple[Lane, int]
 
 
 def evaluate_nest(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
@@ -45,19 +45,32 @@ def evaluate_nest(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> Non
         _branch(run, op, tapped, env, carried)
 
 
-def _carriers_in(run: Evaluation, around: Sequence[Border], carried: Carried) -> list[Key]:
-    """Which inputs of the bodies get a carrier from outside."""
-    return [
-        (upper, i)
-        for i, entry in enumerate(around[0].entries)
-        for upper in (True, False)
-        if (upper, entry.outer) in carried
-        and any(upper in run.plan.phases(border.entries[i].inner) for border in around)
-    ]
+def carried_as(carried: Carried, lane: Lane, value: Value) -> jax.Array | None:
+    """The carrier on one side of a border of what has a lane on the other.
+
+    Where only one side has two carriers, the other's probability is P+.
+    """
+    found = carried.get((lane, value))
+    if found is None and lane.direction == 0:
+        found = carried.get((lane._replace(direction=1), value))
+    if found is None and lane.direction == 1:
+        found = carried.get((lane._replace(direction=0), value))
+    return found
+
+
+def _carriers_in(run: Evaluation, around: Sequence[Border], carried: Carried) -> dict[Key, Any]:
+    """The carriers from outside, by the lanes of the bodies' inputs."""
+    found = {}
+    for i, entry in enumerate(around[0].entries):
+        for lane in {lane: None for b in around for lane in run.plan.lanes(b.entries[i].inner)}:
+            array = carried_as(carried, lane, entry.outer)
+            if array is not None:
+                found[lane, i] = array
+    return found
 
 
 def _carriers_out(run: Evaluation, op: Op) -> list[Key]:
-    return [(u, i) for i, value in enumerate(op.outputs) for u in run.plan.phases(value)]
+    return [(lane, i) for i, value in enumerate(op.outputs) for lane in run.plan.lanes(value)]
 
 
 def _fitted(pattern: Any, shape: tuple[int, ...]) -> jax.Array:
@@ -73,9 +86,9 @@ def _inside(
     """The values and carriers of a body."""
     env: Arrays = dict(zip(border.body.inputs, values, strict=True)) | companions
     carried: Carried = {
-        (upper, border.entries[i].inner): array
-        for (upper, i), array in carriers.items()
-        if upper in run.plan.phases(border.entries[i].inner)
+        (lane, border.entries[i].inner): array
+        for (lane, i), array in carriers.items()
+        if lane in run.plan.lanes(border.entries[i].inner)
     }
     run.walk(run._replace(program=border.body, taps=taps), env, carried)
     return env, carried
@@ -86,8 +99,12 @@ def _ends(
 ) -> tuple[list, list]:
     """A body's outputs and the wanted carriers of them; zeros where nothing is carried."""
     outputs = [read_value(env, exit.inner) for exit in border.exits]
-    inner = [(upper, border.exits[i].inner) for upper, i in wanted]
-    return outputs, [carried[key] if key in carried else carrier(key[1]) for key in inner]
+    return outputs, [_or_zeros(carried, lane, border.exits[i].inner) for lane, i in wanted]
+
+
+def _or_zeros(carried: Carried, lane: Lane, value: Value) -> jax.Array:
+    found = carried_as(carried, lane, value)
+    return carrier(value) if found is None else found
 
 
 def _known_outside(
@@ -115,7 +132,7 @@ class _Loop:
         self.run, self.op, self.tapped = run, op, tapped
         around = borders(op)
         (self.border,) = around
-        entries, exits, phases = self.border.entries, self.border.exits, run.plan.phases
+        entries, exits, lanes = self.border.entries, self.border.exits, run.plan.lanes
         self.states, self.parts = (
             [e for e in entries if e.carried],
             [e for e in entries if e.stacked],
@@ -123,15 +140,12 @@ class _Loop:
         self.ends, self.rows = [e for e in exits if e.carried], [e for e in exits if e.stacked]
         fixed = [e for e in entries if not (e.carried or e.stacked)]
         self.place = {entry.inner: i for i, entry in enumerate(entries)}
-        self.given = {
-            (u, i): carried[u, entries[i].outer] for u, i in _carriers_in(run, around, carried)
-        }
-        # A step hands on the carriers of what it hands on, in each phase of either end.
+        self.given = _carriers_in(run, around, carried)
+        # A step hands on the carriers of what the next one, or what is outside, takes.
         self.handed = [
-            (upper, number)
-            for number, pair in enumerate(self.border.handed)
-            for upper in (True, False)
-            if any(upper in phases(value) for value in pair)
+            (lane, number)
+            for number, (_, into) in enumerate(self.border.handed)
+            for lane in dict.fromkeys((*lanes(into), *lanes(self.ends[number].outer)))
         ]
         self.stacked = [key for key in self.given if entries[key[1]].stacked]
         self.results = [key for key in _carriers_out(run, op) if exits[key[1]].stacked]
@@ -171,14 +185,15 @@ class _Loop:
             if (companion := companions.get(exit.outer)) is not None:
                 env[companion] = _fitted(last[companions[into]], companion.shape)
         env.update(zip((companions[exit.outer] for exit in self.kept), y_known, strict=True))
-        for (upper, number), array in zip(self.handed, state_carriers, strict=True):
-            carried[upper, self.ends[number].outer] = array
-        for (upper, i), array in zip(self.results, y_carriers, strict=True):
-            carried[upper, self.op.outputs[i]] = array
+        for (lane, number), array in zip(self.handed, state_carriers, strict=True):
+            if lane in self.run.plan.lanes(self.ends[number].outer):
+                carried[lane, self.ends[number].outer] = array
+        for (lane, i), array in zip(self.results, y_carriers, strict=True):
+            carried[lane, self.op.outputs[i]] = array
 
-    def _start(self, upper: bool, number: int) -> Any:
+    def _start(self, lane: Lane, number: int) -> Any:
         out, into = self.border.handed[number]
-        known = self.given.get((upper, self.place[into]))
+        known = self.given.get((lane, self.place[into]))
         return carrier(out) if known is None else known
 
     def _step(self, carry: tuple, x: tuple) -> tuple:
@@ -189,8 +204,8 @@ class _Loop:
             **dict(zip((entry.inner for entry in self.parts), xs, strict=True)),
         }
         carriers = {**self.carriers, **dict(zip(self.stacked, x_carriers, strict=True))}
-        for (upper, number), array in zip(self.handed, state_carriers, strict=True):
-            carriers[upper, self.place[self.border.handed[number][1]]] = array
+        for (lane, number), array in zip(self.handed, state_carriers, strict=True):
+            carriers[lane, self.place[self.border.handed[number][1]]] = array
         known = {
             **self.known,
             **dict(zip(self.first, state_known, strict=True)),
@@ -204,9 +219,8 @@ class _Loop:
         """What a step hands on, and its rows of the loop's outputs."""
         companions, handed = self.run.plan.companions, self.border.handed
         outputs, y_carriers = _ends(self.border, inner, inner_carried, self.results)
-        outs = [(upper, handed[number][0]) for upper, number in self.handed]
         next_carriers = [
-            inner_carried[key] if key in inner_carried else carrier(key[1]) for key in outs
+            _or_zeros(inner_carried, lane, handed[number][0]) for lane, number in self.handed
         ]
         next_known = [
             _fitted(self.run.active(out, inner), companions[into].shape)
@@ -230,7 +244,7 @@ def _branch(
     (index,) = (read_value(env, value) for value in choosers(op))
     operands = [read_value(env, entry.outer) for entry in around[0].entries]
     given = _carriers_in(run, around, carried)
-    carriers = [carried[upper, around[0].entries[i].outer] for upper, i in given]
+    carriers = list(given.values())
     wanted = _carriers_out(run, op)
     kept = [value for value in op.outputs if value in plan.companions]
 
@@ -257,7 +271,7 @@ def _branch(
     )  # fmt: skip
     env.update(zip(op.outputs, outputs, strict=True))
     env.update(zip((plan.companions[value] for value in kept), patterns, strict=True))
-    carried.update({(u, op.outputs[i]): c for (u, i), c in zip(wanted, found, strict=True)})
+    carried.update({(lane, op.outputs[i]): c for (lane, i), c in zip(wanted, found, strict=True)})
 
 
 def _shard_map(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
@@ -268,7 +282,7 @@ def _shard_map(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
     around, params = borders(op), op.params
     (border,) = around
     given, meter = _carriers_in(run, around, carried), run.taps.get(op)
-    below = discounted(meter, {key: carried[key[0], op.inputs[key[1]]] for key in given})
+    below = discounted(meter, given)
     wanted = _carriers_out(run, op)
 
     def sharded(operands: list, carriers: list) -> tuple[list, list]:
@@ -289,7 +303,7 @@ def _shard_map(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
     )
     found = metered(meter, found)
     env.update(zip(op.outputs, outputs, strict=True))
-    carried.update({(u, op.outputs[i]): c for (u, i), c in zip(wanted, found, strict=True)})
+    carried.update({(lane, op.outputs[i]): c for (lane, i), c in zip(wanted, found, strict=True)})
 
 
 def checkpointed(
@@ -312,7 +326,7 @@ def checkpointed(
     outside = {value: env[value] for value in read}
     known = {key: array for key, array in carried.items() if key[1] in read}
     taps = {value: run.taps[value] for value in taps_within(run.taps, ops)}
-    with_carrier: list[tuple[bool, Value]] = []
+    with_carrier: list[tuple[Lane, Value]] = []
 
     def body(arrays: list, carriers: list, tapping: list) -> tuple[list, list]:
         inner_env = dict(zip(outside, arrays, strict=True))
@@ -344,5 +358,6 @@ def _read(plan: Plan, op: Op) -> list[Value]:
     step = plan.steps.get(op)
     if step is not None:
         read += step.sources
-        read += [gated[1] for gated in step.gated if gated is not None]
+        read += [v for reading in step.readings if reading is not None for v in reading.needed]
+        read += [v for other in step.between for v in other.inputs]
     return [value for value in read if value.literal is None]

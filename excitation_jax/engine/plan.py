@@ -1,22 +1,22 @@
-"""From a traced program to a plan: which rule meets which operation, before any compute."""
+"""A plan: which rule meets which operation of a program, and where probability goes."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from ..program import activity, compat, roles
 from ..program.facts import FactTable
+from ..program.neuron import Neurons
+from ..program.slope import BOTH, Way
 from ..program.trace import Op, Program, Value
-from ..program.walk import borders, computed_from, programs
-from ..rules.rule import Flow, Inside, Refuse, Site, Step
+from ..program.walk import borders, computed_from
+from ..rules.rule import Inside, Step
 from ..rules.ruleset import RuleSet
-from .direction import find_signs
-from .regions import Region, find_regions
+from .regions import Region
 
 
 class UnsupportedPrimitiveError(NotImplementedError):
@@ -58,6 +58,18 @@ def check_floating(x: Any, what: str) -> None:
         )
 
 
+class Lane(NamedTuple):
+    """One of a value's carriers.
+
+    Attributes:
+      upper: of a contrastive pass, the phase before it has met the first affine operation.
+      direction: of a value that is read in both directions (see direction.py), 1 or -1; else 0.
+    """
+
+    upper: bool
+    direction: int = 0
+
+
 @dataclass(eq=False)
 class Plan:
     """A program, with a rule for every operation on the signal path.
@@ -71,6 +83,8 @@ class Plan:
       refused: operations on the signal path without a rule, and why.
       companions: for values of which some elements are constants, as is known only when the model
         runs, the value that says which (see `activity`): those that some rule wants to know.
+      neurons: what operands are made of.
+      ways: the direction of the probability at the values where it is not P+ throughout.
       regions: operations that are one step with others (see regions.py), by the one at the top.
       upper, lower: in a contrastive pass, the values that probability reaches before and after
         it has met the first affine operation; a value may be in both. In an ordinary pass all
@@ -85,9 +99,14 @@ class Plan:
     behind: dict[Value, list[Value]] = field(default_factory=dict)
     refused: dict[Op, str] = field(default_factory=dict)
     companions: dict[Value, Value] = field(default_factory=dict)
+    neurons: Neurons = field(init=False)
+    ways: Mapping[Value, Way] = field(default_factory=dict)
     regions: dict[Op, Region] = field(default_factory=dict)
     upper: set[Value] = field(default_factory=set)
     lower: set[Value] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.neurons = Neurons(self.facts)
 
     @functools.cached_property
     def merged(self) -> frozenset[Op]:
@@ -103,6 +122,15 @@ class Plan:
         return tuple(
             upper for upper, region in ((True, self.upper), (False, self.lower)) if value in region
         )
+
+    def lanes(self, value: Value) -> tuple[Lane, ...]:
+        """The carriers of a value."""
+        directions = (1, -1) if self.ways.get(value) is BOTH else (0,)
+        return tuple(Lane(u, direction) for u in self.phases(value) for direction in directions)
+
+    def lane(self, upper: bool, value: Value, direction: int) -> Lane:
+        """The carrier that probability of a direction goes to."""
+        return Lane(upper, direction if self.ways.get(value) is BOTH else 0)
 
     def children(self, value: Value) -> Sequence[Value]:
         """Where the probability that arrives at a value goes next."""
@@ -186,165 +214,3 @@ class Plan:
         ]
         if missing:
             raise UnsupportedPrimitiveError(missing)
-
-
-def analyse(
-    program: Program,
-    explained: Iterable[Value],
-    rules: RuleSet,
-    *,
-    contrastive: bool = False,
-    facts: FactTable | None = None,
-) -> Plan:
-    """Plans the backward pass from the program's outputs to the explained inputs.
-
-    Operations without a rule are kept in ``refused``; see `Plan.require_rules`.
-
-    Args:
-      facts: those of the program, where they are known.
-
-    Raises:
-      ValueError: no output depends on the explained input, or a contrastive pass finds no
-        affine operation, or one whose rule has no contrast.
-    """
-    plan = Plan(program, facts or FactTable(program, tuple(explained)), rules)
-    outputs = {value for value in program.outputs if value.literal is None}
-    plan.reached = {value for value in outputs if plan.facts[value].active and value.floating}
-    if not plan.reached:
-        raise ValueError(
-            "no floating-point output of the model depends on the explained input: there is "
-            "nothing to send probability down from"
-        )
-    _plan_program(plan, program)
-    plan.lower = set(plan.reached)
-    contrasted: Sequence[Op] = ()
-    if contrastive:
-        contrasted = _check_contrast(plan)
-        _, plan.upper = plan.affine_below(program.outputs)
-        plan.lower = plan.below(contrasted)
-    _look_around(plan, frozenset(contrasted))
-    return plan
-
-
-def _check_contrast(plan: Plan) -> Sequence[Op]:
-    if not plan.contrasted:
-        raise ValueError(
-            "a contrastive map needs an affine operation (a dense layer or a convolution "
-            "with learned weights) below the output, and this model has none"
-        )
-    without = next((o for o in plan.contrasted if not plan.steps[o].rule.contrasts), None)
-    if without is not None:
-        raise ValueError(
-            f"the rules {plan.rules.name} have no contrast ({plan.steps[without].rule.equation} at "
-            f"{without.source}), which is Excitation Backprop's: give contrastive=False, or "
-            "see excitation_jax.methods.contrastive"
-        )
-    return plan.contrasted
-
-
-def _plan_program(plan: Plan, program: Program) -> None:
-    """Finds a rule for each operation that probability reaches, from the last to the first."""
-    for op in reversed(program.ops):
-        if not any(value in plan.reached for value in op.outputs):
-            continue
-        path = plan.path(program, op)
-        site = Site(op, plan.facts, path)
-        call = op.params["name"] if op.primitive is compat.jit_p else None
-        rule = plan.rules.rule_for(op.primitive, path, call)
-        route = Refuse(compat.why_unknown(op.primitive)) if rule is None else rule.route(site)
-        if isinstance(route, Inside):
-            route = _plan_inside(plan, op)
-        if isinstance(route, Refuse):
-            plan.refused[op] = route.reason
-            # Go on through everything it reads, to name all offenders at once.
-            plan.reached.update(v for v in op.inputs if plan.facts[v].active and v.inexact)
-            continue
-        assert rule is not None
-        step = plan.steps[op] = Step(site, rule, route)
-        plan.reached.update(step.sources)
-
-
-def _plan_inside(plan: Plan, op: Op) -> Inside | Refuse:
-    """Plans the bodies of a loop, branch or shard_map; a loop until its carries are settled."""
-
-    def reach(value: Value) -> bool:
-        new = value.literal is None and value not in plan.reached and plan.facts[value].active
-        if new:
-            plan.reached.add(value)
-        return new
-
-    positions, refused = set(), False
-    for border in borders(op):
-        for exit in border.exits:
-            if exit.outer in plan.reached:
-                reach(exit.inner)
-        _plan_program(plan, border.body)
-        while any([reach(out) for out, into in border.handed if into in plan.reached]):
-            _plan_program(plan, border.body)
-        for entry in border.entries:
-            if entry.inner in plan.reached:
-                active = plan.facts[entry.outer].active
-                handed = [out for out, into in border.handed if into is entry.inner]
-                plan.behind[entry.inner] = [entry.outer] if active else []
-                plan.behind[entry.inner] += [value for value in handed if value in plan.reached]
-                positions |= {entry.position} if active else set()
-        refused = refused or any(inner in plan.refused for _, inner in border.body.all_ops())
-    if not positions and not refused:
-        return Refuse("only its condition depends on the explained input, not what it returns")
-    return Inside(tuple(sorted(positions)))
-
-
-def _look_around(plan: Plan, contrasted: frozenset[Op]) -> None:
-    """Completes the steps by what lies behind their values and before them."""
-    readers: dict[Value, list[Op]] = {}
-    for step in plan.steps.values():
-        for value in step.sources:
-            readers.setdefault(value, []).append(step.site.op)
-    signs: dict[Value, Any] = {}
-    for program in programs(plan.program):
-        signs |= find_signs(program, plan.facts, readers)
-    tails = _tails(plan, readers)
-    flows = [step for step in plan.steps.values() if isinstance(step.route, Flow)]
-    _want_companions(plan, (value for step in flows for value in step.site.op.inputs))
-    for step in flows:
-        op = step.site.op
-        found = tails.get(step.rule.find_tails)
-        plan.steps[op] = replace(
-            step,
-            contrastive=op in contrasted,
-            output_sign=signs.get(op.outputs[0]),
-            input_signs=tuple(map(signs.get, op.inputs)),
-            gated=tuple(roles.gated(value, plan.facts) for value in op.inputs),
-            identity_skip=roles.identity_skip(op, plan.facts),
-            tail=None if found is None else found.get(op.outputs[0]),
-        )
-    for program in programs(plan.program):
-        plan.regions |= find_regions(program, plan.steps, plan.facts)
-    _want_companions(plan, (value for region in plan.regions.values() for value in region.values))
-
-
-def _tails(
-    plan: Plan, readers: Mapping[Value, Sequence[Op]]
-) -> dict[Callable[..., Any] | None, dict[Value, Any]]:
-    """What the rules that look for it find behind each value."""
-    found: dict[Callable[..., Any] | None, dict[Value, Any]] = {}
-    for find in {step.rule.find_tails for step in plan.steps.values()} - {None}:
-        assert find is not None
-        found[find] = {}
-        for program in programs(plan.program):
-            found[find] |= find(program, plan.facts, readers)
-    return found
-
-
-def _want_companions(plan: Plan, values: Iterable[Value]) -> None:
-    """Companions for these values where they need one, and for what those are computed from."""
-    facts, pending = plan.facts, list(values)
-    while pending:
-        value = pending.pop()
-        known = facts[value].activity
-        if value in plan.companions or not known.late:
-            continue
-        plan.companions[value] = Value(
-            known.shape, activity.TRUTHS, varying=value.varying, steps=value.steps
-        )
-        pending.extend(facts.makers(value))

@@ -62,7 +62,11 @@ def find_regions(program: Program, steps: Mapping[Op, Step], facts: FactTable) -
     found: dict[Op, Region] = {}
     taken: set[Op] = set()
     for op in reversed(program.ops):
-        if op not in taken and op in steps and _adds(steps[op]):
+        step = steps.get(op)
+        if step is None or op in taken or not _adds(step):
+            continue
+        both = len(step.directions) == 2 and step.output_sign is None
+        if not both:
             region = _Growth(program, steps, facts, op).region()
             if region is not None:
                 found[op] = region

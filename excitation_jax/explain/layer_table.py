@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..engine.plan import Plan, analyse
+from ..engine.plan import Plan
+from ..engine.planning import analyse
 from ..program import compat
 from ..program.axes import Geometry
 from ..program.primitives import Kind, kind, row

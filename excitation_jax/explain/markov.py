@@ -20,14 +20,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ..engine.carriers import Evaluation, bind, note_activity
-from ..engine.direction import Read, SignReader
+from ..engine.direction import Read, resets
 from ..engine.excite import evaluate_program
-from ..engine.plan import Plan
+from ..engine.lanes import turned
+from ..engine.plan import Lane, Plan
 from ..engine.regions import Place
 from ..program import compat
+from ..program.intervals import INF
 from ..program.primitives import Kind, is_product, kind
+from ..program.slope import BOTH, Signed
 from ..program.trace import Op, Value
 from ..rules.rule import Flow, Inside, Step, Structure, Through
 from ..rules.ruleset import EXCITATION, RuleSet
@@ -45,7 +49,8 @@ class MarkovChain:
       transition: Q (n, n), probability of going from neuron i to its child j. A row sums to one,
         or to zero where neuron i has no excitatory input (Z_i = 0) or is an input.
       starts: positions of the output's neurons.
-      places: positions of the neurons of "input" and of every layer, with its shape.
+      places: positions of the neurons of "input" and of every layer, with its shape. A layer that
+        is read in both directions is there twice in a row, P+ and P-.
     """
 
     transition: np.ndarray
@@ -71,7 +76,7 @@ class MarkovChain:
         start = np.zeros(len(self.transition))
         start[self.starts] = np.ravel(signal)
         visits = np.linalg.solve(np.eye(len(start)) - self.transition.T, start)
-        return visits[place].reshape(shape)
+        return visits[place].reshape(-1, *shape).sum(0)
 
 
 def markov_chain(
@@ -102,34 +107,57 @@ def markov_chain(
     if plan.regions:
         raise NotImplementedError("no matrix for several affine operations that are one neuron")
     run = Evaluation(plan, {}, Read({}), program, evaluate_program)
-    order = [prepared.tapped[0]]
-    order += [value for op in program.ops for value in op.outputs if value in plan.reached]
-    order = list(dict.fromkeys(order))
-    ends = np.cumsum([int(np.prod(value.shape)) for value in order])
+    values = [prepared.tapped[0]]
+    values += [value for op in program.ops for value in op.outputs if value in plan.reached]
+    # A neuron that is read in both directions has two states (D1).
+    order = [(lane, value) for value in dict.fromkeys(values) for lane in plan.lanes(value)]
+    ends = np.cumsum([math.prod(value.shape) for _, value in order])
     if ends[-1] > LARGEST_CHAIN:
         raise ValueError(
             f"the network has {ends[-1]} neurons, and a dense chain is written out for at most "
             f"{LARGEST_CHAIN}"
         )
     where = {
-        value: slice(int(end) - int(np.prod(value.shape)), int(end))
-        for value, end in zip(order, ends, strict=True)
+        key: slice(int(end) - math.prod(key[1].shape), int(end))
+        for key, end in zip(order, ends, strict=True)
     }
     env = _values(run, prepared.captured, jax.tree.leaves((params, x)))
     matrices = _matrices(plan, env)
     transition = np.zeros((ends[-1], ends[-1]))
     for step in plan.steps.values():
-        for value, block in _blocks(step, env, run, matrices):
-            for output, rows in zip(step.site.op.outputs, block, strict=True):
-                if output in where:
-                    transition[where[output], where[value]] += rows
-    places = {
-        layer.name: (where[layer.value], layer.shape)
-        for layer in prepared.layers
-        if layer.value in where
-    }
-    places["input"] = (where[prepared.tapped[0]], prepared.tapped[0].shape)
-    return MarkovChain(transition, where[program.outputs[0]], places)
+        if isinstance(step.route, Inside):
+            raise NotImplementedError(
+                f"no matrix for the {step.site.op.primitive.name} in "
+                f"{step.site.path or 'the model'}: write the loop or branch out"
+            )
+        rows = _Rows(step, env, run, matrices)
+        found = {direction: rows.of(direction) for direction in step.directions}
+        for k, output in enumerate(step.site.op.outputs):
+            for lane in plan.lanes(output) if output in plan.reached else ():
+                for direction, part in _parts(run, env, output, lane, step.directions):
+                    for source, blocks in found[direction]:
+                        transition[where[lane, output], where[source]] += part[:, None] * blocks[k]
+
+    def place(value: Value) -> tuple[slice, tuple[int, ...]]:
+        found = [where[lane, value] for lane in plan.lanes(value)]
+        return slice(found[0].start, found[-1].stop), value.shape
+
+    read = {layer.name: layer.value for layer in prepared.layers if layer.value in plan.reached}
+    places = {name: place(value) for name, value in read.items()}
+    out, places["input"] = program.outputs[0], place(prepared.tapped[0])
+    return MarkovChain(transition, where[plan.lane(False, out, 1), out], places)
+
+
+def _parts(
+    run: Evaluation, env: dict[Value, Any], output: Value, lane: Lane, made: Sequence[int]
+) -> list[tuple[int, np.ndarray]]:
+    """For which rows of an output's state the probability has which direction."""
+    ones = np.ones(math.prod(output.shape))
+    if len(made) == 1 or lane.direction:
+        return [(lane.direction if len(made) > 1 else 1, ones)]
+    way = run.plan.ways.get(output)
+    up = _sign(way if isinstance(way, Signed) else None, output, env) >= 0
+    return [(1, up.astype(float)), (-1, (~up).astype(float))]
 
 
 def _values(run: Evaluation, captured: Sequence[Any], leaves: Sequence[Any]) -> dict[Value, Any]:
@@ -152,55 +180,128 @@ def _values(run: Evaluation, captured: Sequence[Any], leaves: Sequence[Any]) -> 
     return dict(zip(names, found, strict=True))
 
 
-def _blocks(
-    step: Step, env: dict[Value, Any], run: Evaluation, jacobians: Mapping[Place, list[np.ndarray]]
-) -> list[tuple[Value, list[np.ndarray]]]:
-    """For each child value, the matrices (neurons of an output, neurons of the child)."""
-    op, route, rule = step.site.op, step.route, step.rule
-    if isinstance(route, Through):
-        shape = op.outputs[0].shape
-        rows = np.arange(int(np.prod(shape)))
-        places = np.arange(int(np.prod(route.source.shape))).reshape(route.source.shape)
+#: A state of the chain: a carrier's.
+State = tuple[Lane, Value]
+
+
+class _Rows:
+    """The rows of an operation's outputs: for each child, (neurons of an output, of the child)."""
+
+    def __init__(
+        self, step: Step, env: dict[Value, Any], run: Evaluation,
+        jacobians: Mapping[Place, list[np.ndarray]],
+    ):  # fmt: skip
+        self.step, self.op, self.env, self.run = step, step.site.op, env, run
+        self.jacobians = jacobians
+
+    def of(self, direction: int) -> list[tuple[State, list[np.ndarray]]]:
+        """By states of the children, for probability of one direction."""
+        route, rule = self.step.route, self.step.rule
+        if isinstance(route, Through):
+            return self._turned(route.source, [self._broadcast(route.source)], direction)
+        assert isinstance(route, Structure | Flow)
+        matrices = {i: self.jacobians[self.op, i] for i in route.sources}
+        if isinstance(route, Structure) or rule.selects:
+            return [
+                ((self.run.plan.lane(False, self.op.inputs[i], direction), self.op.inputs[i]), m)
+                for i, m in matrices.items()
+            ]
+        if is_product(self.op):  # each output has one child
+            (i,) = route.sources
+            moved = [(matrices[i][0] != 0).astype(float)]
+            return self._turned(self.op.inputs[i], moved, direction)
+        if not rule.shares:
+            raise NotImplementedError(
+                f"no matrix for {type(rule).__name__}, the rule of {self.op.primitive.name} in "
+                f"{self.step.site.path or 'the model'}"
+            )
+        return self._shared({i: matrices[i][0] for i in route.sources}, direction)
+
+    def _broadcast(self, source: Value) -> np.ndarray:
+        shape = self.op.outputs[0].shape
+        rows = np.arange(math.prod(shape))
+        places = np.arange(math.prod(source.shape)).reshape(source.shape)
         block = np.zeros((len(rows), places.size))
         block[rows, np.ravel(np.broadcast_to(places, shape))] = 1
-        return [(route.source, [block])]
-    if isinstance(route, Inside):
-        raise NotImplementedError(
-            f"no matrix for the {op.primitive.name} in {step.site.path or 'the model'}: write the "
-            "loop or branch out"
-        )
-    assert isinstance(route, Structure | Flow)
-    matrices = {i: jacobians[op, i] for i in route.sources}
-    if isinstance(route, Structure) or rule.selects:
-        return [(op.inputs[i], matrices[i]) for i in route.sources]
-    if not rule.shares:
-        raise NotImplementedError(
-            f"no matrix for {type(rule).__name__}, the rule of {op.primitive.name} in "
-            f"{step.site.path or 'the model'}"
-        )
-    weighted = kind(op.primitive) is Kind.AFFINE
-    if is_product(op):  # each output has one child
-        return [(op.inputs[i], [(matrices[i][0] != 0).astype(float)]) for i in route.sources]
-    # Weights that depend on the input (attention) have no sign of their own.
-    fixed = not all(facts.active for facts in step.site.operands)
-    reader = step.output_sign if weighted and fixed and rule.effective else None
-    sign = _sign(reader, op.outputs[0], env)
-    excitation = {}
-    for i in route.sources:
-        (matrix,) = matrices[i]
-        positive = np.maximum(sign[:, None] * matrix if weighted else matrix, 0)
-        excitation[i] = positive * _activation(step, i, env, run)[None, :]
-    if not weighted and len(op.inputs) == 2 and rule.clamped:  # a signal and a constant (R5)
-        constant = {i: ~_active(run, op.inputs[i], env) for i in route.sources}
-        for i in route.sources if len(route.sources) == 2 else ():
-            alone = matrices[i][0] @ ~constant[i] * (matrices[1 - i][0] @ constant[1 - i])
-            excitation[i] = np.where(alone[:, None] > 0, matrices[i][0], excitation[i])
-    if (skip := rule.left_out(step)) is not None:
-        excitation[skip] = np.zeros_like(excitation[skip])
-        excitation[1 - skip] = matrices[1 - skip][0]
-    total = sum(block.sum(axis=1) for block in excitation.values())
-    scale = np.divide(1, total, out=np.zeros_like(total), where=total != 0)
-    return [(op.inputs[i], [scale[:, None] * block]) for i, block in excitation.items()]
+        for i in self.step.site.facts.masks(self.op):  # what a mask hides is no neuron
+            value = self.op.inputs[i]
+            mask = self.env[value] if value.literal is None else value.literal
+            block *= np.ravel(np.broadcast_to(np.asarray(mask) != 0, shape))[:, None]
+        return block
+
+    def _turned(
+        self, source: Value, blocks: list[np.ndarray], direction: int
+    ) -> list[tuple[State, list[np.ndarray]]]:
+        plan, (out,) = self.run.plan, self.op.outputs
+        if plan.ways.get(source) is not BOTH:
+            return [((plan.lane(False, source, 1), source), blocks)]
+        slopes = None if self.step.turn is None else turned(self.run, self.step, self.env)
+        sign = np.ones(math.prod(out.shape))
+        if slopes is not None:
+            sign = np.ravel(np.broadcast_to(np.asarray(slopes, float), out.shape))
+        return [
+            ((plan.lane(False, source, way), source), [(way * direction * sign > 0)[:, None] * b
+                                                       for b in blocks])
+            for way in (1, -1)
+        ]  # fmt: skip
+
+    def _shared(
+        self, matrices: dict[int, np.ndarray], direction: int
+    ) -> list[tuple[State, list[np.ndarray]]]:
+        """Eq. 6, 19: in proportion to the excitation."""
+        step, op, rule = self.step, self.op, self.step.rule
+        weighted = kind(op.primitive) is Kind.AFFINE
+        # Weights that depend on the input (attention) have no sign of their own.
+        fixed = not all(facts.active for facts in step.site.operands)
+        rows = np.ones(math.prod(op.outputs[0].shape))
+        if weighted and fixed and rule.effective:
+            rows = direction * _sign(step.output_sign, op.outputs[0], self.env)
+        excitation = {i: self._excitation(i, m, rows, direction) for i, m in matrices.items()}
+        if not weighted and len(op.inputs) == 2 and rule.clamped:  # a signal and a constant (R5)
+            places = {i: np.abs(m) for i, m in matrices.items()}
+            constant = {i: ~_active(self.run, op.inputs[i], self.env) for i in matrices}
+            for i in matrices if len(matrices) == 2 else ():
+                alone = places[i] @ ~constant[i] * (places[1 - i] @ constant[1 - i])
+                excitation[i] = np.where(alone[:, None] > 0, places[i], excitation[i])
+        if (skip := rule.left_out(step)) is not None:
+            excitation[skip] = np.zeros_like(excitation[skip])
+            excitation[1 - skip] = np.abs(matrices[1 - skip])
+        total = sum(block.sum(axis=1) for block in excitation.values())
+        scale = np.divide(1, total, out=np.zeros_like(total), where=total != 0)
+        found = []
+        for i, block in excitation.items():
+            for lane, columns in self._lanes(i, direction):
+                found.append(((lane, op.inputs[i]), [scale[:, None] * block * columns[None, :]]))
+        return found
+
+    def _excitation(
+        self, i: int, matrix: np.ndarray, rows: np.ndarray, direction: int
+    ) -> np.ndarray:
+        step, op = self.step, self.op
+        reading = step.readings[i] if step.readings else None
+        before = _sign(None if reading is None else reading.sign, op.inputs[i], self.env)
+        if not step.rule.clamped:
+            x = np.ravel(np.asarray(self.env[op.inputs[i]], float))
+            return np.maximum(rows[:, None] * matrix, 0) * x[None, :]
+        up, down = (_activation(step, i, self.env, self.run, way) for way in (1, -1))
+        if kind(op.primitive) is Kind.AFFINE:
+            return np.maximum(rows[:, None] * matrix * before[None, :], 0) * up[None, :]
+        push = direction * matrix * before[None, :]
+        layer = step.site.facts.is_learned_layer(op)
+        return np.maximum(push, 0) * up[None, :] + np.maximum(-push, 0) * (0 if layer else down)
+
+    def _lanes(self, i: int, direction: int) -> list[tuple[Lane, np.ndarray]]:
+        """Which children's being larger, and which ones' being smaller, makes them win."""
+        plan, value = self.run.plan, self.op.inputs[i]
+        ones = np.ones(math.prod(value.shape))
+        if plan.ways.get(value) is not BOTH:
+            return [(plan.lane(False, value, 1), ones)]
+        layer = kind(self.op.primitive) is Kind.AFFINE
+        if not layer and not resets(self.op, value, plan.facts, plan.neurons):
+            way = -direction if self.op.primitive is lax.sub_p and i == 1 else direction
+            return [(plan.lane(False, value, way), ones)]
+        sign = _sign(plan.neurons.sign(value), value, self.env)
+        return [(plan.lane(False, value, way), (way * sign > 0) * 1.0) for way in (1, -1)]
 
 
 def _matrices(plan: Plan, env: dict[Value, Any]) -> dict[Place, list[np.ndarray]]:
@@ -234,21 +335,25 @@ def _applied(op: Op, i: int, operands: Sequence[Any], x: Any) -> list[Any]:
     return [y if value.floating else jnp.zeros(value.shape, x.dtype) for value, y in every]
 
 
-def _activation(step: Step, i: int, env: dict[Value, Any], run: Evaluation) -> np.ndarray:
-    """h of Eq. 6 for each neuron of operand ``i``."""
+def _activation(
+    step: Step, i: int, env: dict[Value, Any], run: Evaluation, direction: int
+) -> np.ndarray:
+    """h of operand ``i``, or by how much it makes a sum smaller, where it is negative."""
+
+    def of(value: Value, low: Any) -> jax.Array:
+        x = jnp.asarray(env[value], float)
+        bounded = jnp.maximum(x - low, 0) if direction > 0 else jnp.zeros_like(x)
+        return jnp.where(low == -INF, jnp.maximum(direction * x, 0), bounded)
+
     value = step.site.op.inputs[i]
-    x = np.ravel(np.asarray(env[value], float))
-    if not step.rule.clamped:
-        return x
-    facts, gated = step.site.operands[i], step.gated[i]
-    if gated is not None:
-        gate = np.broadcast_to(np.asarray(env[gated[1]], float), value.shape)
-        h = np.maximum(x - gated[0] * np.ravel(gate), 0)
-    elif np.isfinite(facts.interval.low):
-        h = np.maximum(x - facts.interval.low, 0)
+    reading = step.readings[i] if step.readings else None
+    if reading is None:
+        h = of(value, step.site.operands[i].interval.low)
     else:
-        h = np.maximum(_sign(step.input_signs[i], value, env) * x, 0)
-    return np.where(_active(run, value, env), h, 0)
+        lows: dict[Value, Any] = dict(reading.neurons)
+        lows.update({v: bound.read(env.__getitem__) for v, bound in reading.bounds.items()})
+        h = reading.amounts(lambda neuron: of(neuron, lows[neuron]), env)
+    return np.where(_active(run, value, env), np.ravel(np.asarray(h, float)), 0)
 
 
 def _active(run: Evaluation, value: Value, env: dict[Value, Any]) -> np.ndarray:
@@ -256,7 +361,8 @@ def _active(run: Evaluation, value: Value, env: dict[Value, Any]) -> np.ndarray:
     return np.ravel(np.broadcast_to(np.asarray(run.active(value, env), bool), value.shape))
 
 
-def _sign(reader: SignReader | None, value: Value, env: dict[Value, Any]) -> np.ndarray:
-    if reader is None:
-        return np.ones(int(np.prod(value.shape)))
-    return np.ravel(np.broadcast_to(np.asarray(reader(Read(env)), float), value.shape))
+def _sign(signed: Signed | None, value: Value, env: dict[Value, Any]) -> np.ndarray:
+    if signed is None:
+        return np.ones(math.prod(value.shape))
+    found = np.asarray(signed.read(env.__getitem__), float)
+    return np.ravel(np.broadcast_to(found, value.shape))

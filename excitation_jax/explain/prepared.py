@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from ..engine.carriers import carrier_dtype
 from ..engine.excite import top_down_pass
-from ..engine.plan import Plan, analyse
+from ..engine.plan import Plan
+from ..engine.planning import analyse
 from ..program import compat
 from ..program.axes import Geometry
 from ..program.fingerprint import fingerprint

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ..engine.excite import top_down_pass
 from ..engine.plan import Plan
 from ..program.primitives import Kind, Layout, kind, row
+from ..program.slope import BOTH
 from ..program.trace import Op, Value
 from ..rules.rule import Flow, Inside, Step, Structure, Through
 from ..rules.ruleset import EXCITATION, RuleSet
@@ -250,28 +251,21 @@ def _run(
 
 def _note(step: Step, plan: Plan) -> str:
     """Where A1 fails at an operation's children, and what is done about it."""
-    notes = []
-    signs = dict(zip(step.site.op.inputs, step.input_signs, strict=False))
+    notes, op = [], step.site.op
     if isinstance(step.route, Flow) and step.rule.shares:
-        gated = dict(zip(step.site.op.inputs, step.gated, strict=True))
         for value in step.sources:
-            low = plan.facts[value].interval.low
             if not step.rule.clamped:
-                if low < 0:
+                if plan.facts[value].interval.low < 0:
                     notes.append("A1 fails: child may be negative, taken as it is")
-            elif (pair := gated[value]) is not None:
-                notes.append(f"A1 fails: gated child shifted, h = x + {-pair[0]:.3g} * gate")
-            elif low == -INF:
-                side = "x" if signs.get(value) is None else "sign * x"
-                notes.append(f"A1 fails: child may be negative, h = max({side}, 0)")
-            elif low < 0:
-                notes.append(f"A1 fails: child shifted, h = x + {-low:.3g} (Eq. 20)")
-        op = step.site.op
+                continue
+            notes += _of_child(value, plan)
         weighted = step.rule.effective and kind(op.primitive) is Kind.AFFINE
         if weighted and step.output_sign is not None:
             notes.append("scale behind it counted into the weights")
         if weighted and all(plan.facts[value].active for value in op.inputs):
             notes.append("weights depend on the input (R7)")
+    if any(plan.ways.get(value) is BOTH for value in op.outputs):
+        notes.append("read in both directions: P+ and P- (D1)")
     notes.append(_what_is_unknown(step.site.op))
     if isinstance(step.route, Inside) and step.site.op.nest is not None:
         length = step.site.op.nest.length
@@ -279,6 +273,19 @@ def _note(step: Step, plan: Plan) -> str:
     if step.site.op in plan.contrasted:
         notes.append("contrastive top")
     return "; ".join(dict.fromkeys(note for note in notes if note))
+
+
+def _of_child(value: Value, plan: Plan) -> list[str]:
+    """What a neuron's activation is, where its value is not."""
+    reading, notes = plan.neurons.reading(value), []
+    low = plan.neurons.low(value)
+    if low == -INF:
+        notes.append("A1 fails: child may be negative, h = max(x, 0)")
+    elif low < 0:
+        notes.append(f"A1 fails: child shifted, h = x + {-low:.3g} (Eq. 20)")
+    if reading is not None and any(kind(op.primitive) is not Kind.MOVE for op in reading.ops):
+        notes.append("constants and gates before it counted into the weights (D3)")
+    return notes
 
 
 def _what_is_unknown(op: Op) -> str:

@@ -147,7 +147,9 @@ def _all_or_nothing(op: Op, operands: Sequence[Activity], masks: Collection[int]
     if found is None or not isinstance(found.layout, Layout):
         return True
     if any(not operands[i].none for i in indices(op.primitive) if i < len(operands)):
-        return True  # where an element goes, or comes from, depends on the input
+        # Where an element goes, or comes from, depends on the input.
+        each = op.primitive is lax.select_n_p and op.inputs[0].shape == op.outputs[0].shape
+        return any(a.whole for a in operands) if each else True
     if found.kind is Kind.ELEMENTWISE:
         return not masks and any(a.whole for a in operands)
     if found.kind is Kind.AFFINE:

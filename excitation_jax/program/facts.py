@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jax import lax
 
-from . import activity, intervals, roles
+from . import activity, affine, intervals, roles
 from .activity import Activity
 from .intervals import ANYTHING, INF, Interval
 from .primitives import (
@@ -102,6 +102,7 @@ class FactTable(Forward):
         for value, depends in zip(op.outputs, found, strict=True):
             facts = Facts(depends, interval, producer=op)
             if facts.active:
+                facts.affine = affine.is_affine(op, self)
                 facts.role = Role.NORMALISER if moved else None
             else:
                 facts = self._of_constants(op, inputs, facts)
@@ -183,6 +184,7 @@ class FactTable(Forward):
         self._compose(op, inputs, function, facts)
         facts.interval = roles.recognised_range(op, self) or facts.interval
         self._new(value, facts)
+        facts.affine = facts.active and affine.is_affine(op, self)
 
     def _compose(self, op: Op, inputs: list[Facts], function: Callable, facts: Facts) -> None:
         """Where it is a function of one value and of known numbers: which, and its range."""
@@ -234,17 +236,28 @@ class FactTable(Forward):
         return facts
 
     def _common_parent(self, values: Sequence[Value]) -> Value | None:
-        """The nearest value of which all of these are functions element by element."""
+        """The nearest value of which all of these are functions element by element.
+
+        What learned constants make of a sum (a BatchNorm) is another neuron than the sum.
+        """
         common: Value | None = values[0]
         for value in values[1:]:
             other: Value | None = value
             while common is not other and common is not None and other is not None:
                 if self[common].depth >= self[other].depth:
-                    common = self[common].parent
+                    common = self._within(common)
                 else:
-                    other = self[other].parent
+                    other = self._within(other)
             common = None if common is None or other is None else common
         return common
+
+    def _within(self, value: Value) -> Value | None:
+        """The parent that belongs to the same neuron."""
+        op = self[value].producer
+        if op is None or not self[value].affine or affine.scaled(op, self) is None:
+            return self[value].parent
+        others = [self[v] for v in op.inputs if not self[v].active]
+        return None if any(x.learned for x in others) else self[value].parent
 
     # -- questions ------------------------------------------------------------------------------
 
@@ -339,7 +352,9 @@ class FactTable(Forward):
         return False
 
     def is_learned_layer(self, op: Op) -> bool:
-        """Whether it is a convolution or a matrix product with weights, not of shapes alone."""
+        """Whether it sums with weights, not of shapes alone: a convolution, a dense layer."""
+        if kind(op.primitive) is Kind.SUM:
+            return len(op.inputs) == 1 and affine.weighted(op.inputs[0], self)
         sums = kind(op.primitive) is Kind.AFFINE and not is_product(op)
         return sums and any(self[value].learned for value in op.inputs)
 

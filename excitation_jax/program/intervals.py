@@ -106,14 +106,15 @@ def any_number_added(op: Any, inputs: Sequence[Interval]) -> Interval:
 
 _NEAR = np.linspace(-30, 30, 12001)
 _FAR = np.geomspace(1e-6, 1e6, 2401)
-_GRID = np.sort(np.concatenate([_NEAR, -_FAR, _FAR]))
+#: Numbers at which functions of one number are tried.
+GRID = np.sort(np.concatenate([_NEAR, -_FAR, _FAR]))
 _DECADES = np.array([1e4, 1e5, 1e6])
 _BETWEEN = np.linspace(0, 1, 257)
 
 
 def minimum(function: Callable[[np.ndarray], np.ndarray], domain: Interval) -> float:
     """Minimum of an elementwise function on ``domain``; -inf where it falls without end."""
-    points = np.clip(_GRID, *domain)
+    points = np.clip(GRID, *domain)
     with np.errstate(all="ignore"):
         values = np.broadcast_to(function(points), points.shape)
         ends = [function(np.clip(side * _DECADES, *domain)) for side in (-1, 1)]

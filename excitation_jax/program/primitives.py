@@ -226,9 +226,10 @@ _add(
         (None,), integer_power,
     ),
 )  # fmt: skip
-# jax.grad sums with the second one (in a slope taken inside a model).
+#: jax.grad sums with the second one (in a slope taken inside a model).
+ADDITIONS = (lax.add_p, named.add_jaxvals_p)
 _elementwise(
-    [lax.add_p, named.add_jaxvals_p], np.add, (1, 1),
+    ADDITIONS, np.add, (1, 1),
     lambda op, i: Interval(i[0].low + i[1].low, i[0].high + i[1].high),
 )  # fmt: skip
 _elementwise(
@@ -387,7 +388,7 @@ for _primitive, _label in {lax.add_p: "sum", lax.max_p: "max"}.items():
     TABLE[_primitive] = replace(TABLE[_primitive], label=_label)
 for _primitive, _entry in TABLE.items():
     _scales = _primitive in (
-        lax.neg_p, lax.add_p, named.add_jaxvals_p, lax.sub_p, lax.mul_p, lax.div_p,
+        lax.neg_p, *ADDITIONS, lax.sub_p, lax.mul_p, lax.div_p,
         lax.convert_element_type_p,
     )  # fmt: skip
     TABLE[_primitive] = replace(_entry, affine=_scales or _entry.kind is Kind.IDENTITY)

@@ -38,6 +38,8 @@ class Facts:
       parent: the nearest value of which it is a function element by element, whatever ways lead
         there (x, for x * sigmoid(x)). A neuron and its parent's are one: it has one child.
       depth: the number of parents above it.
+      affine: a sum of others, by weights or not, with what constants make of it: those behind it
+        are its own.
       origin, function: the furthest value of which it is a function element by element, through
         known numbers only, and that function (numpy), which can be evaluated while tracing.
       role: the part it plays, where it is no signal.
@@ -52,6 +54,7 @@ class Facts:
     interval: Interval = ANYTHING
     parent: Value | None = None
     depth: int = 0
+    affine: bool = False
     origin: Value | None = None
     function: Callable[[Any], Any] | None = None
     role: Role | None = None
@@ -69,8 +72,8 @@ class Facts:
 def at_border(facts: Facts, depends: Activity) -> Facts:
     """What is known of a value on the other side of a loop's, branch's or shard_map's border."""
     return Facts(
-        depends, facts.interval, role=facts.role, known=facts.known, learned=facts.learned,
-        modules=facts.modules,
+        depends, facts.interval, affine=facts.affine, role=facts.role, known=facts.known,
+        learned=facts.learned, modules=facts.modules,
     )  # fmt: skip
 
 
@@ -86,6 +89,7 @@ def either(a: Facts, b: Facts, widen: bool = False) -> Facts:
         high = high if high == a.interval.high else INF
     return replace(
         a, activity=either_activity(a.activity, b.activity), interval=Interval(low, high),
+        affine=all(known.affine for known in (a, b) if known.active),
         role=a.role if a.role is b.role else None, known=same_number(a.known, b.known),
         learned=a.learned or b.learned, modules=a.modules | b.modules,
     )  # fmt: skip
@@ -95,7 +99,7 @@ def agree(a: Facts, b: Facts) -> bool:
     """Whether another walk through a loop's body would find nothing new."""
     settled = a.activity.shape == b.activity.shape and a.activity.late == b.activity.late
     same = a.known is b.known or same_number(a.known, b.known) is not None
-    parts = [(f.interval, f.role, f.learned) for f in (a, b)]
+    parts = [(f.interval, f.role, f.learned, f.affine) for f in (a, b)]
     return settled and same and parts[0] == parts[1]
 
 

@@ -224,29 +224,6 @@ def _bound_strength(known: Any) -> int:
     return 2 if low >= 0 else 1 if low > -INF else 0
 
 
-def gated(value: Value, facts: Any) -> tuple[float, Value] | None:
-    """The lower bound of a bounded signal, and the gate that it was multiplied with (R7).
-
-    ``sigmoid(z) * jnp.tanh(x)``: a closed gate lets no excitation through, so that the neuron's
-    activation is gate * (x - lambda). A normaliser is none: whether it multiplies or divides must
-    not matter, and what it leaves has no bound.
-    """
-    op = facts[unchanged(value, facts)].producer
-    if op is None or op.primitive is not lax.mul_p or facts[op.outputs[0]].parent is not None:
-        return None
-    if not all(facts[factor].active for factor in op.inputs):
-        return None
-    signal = signal_factor(op, facts)
-    if signal is None:
-        return None
-    source, gate = op.inputs[signal], op.inputs[1 - signal]
-    if facts[gate].role is Role.NORMALISER:
-        return None
-    low = facts[source].interval.low
-    bounded = -INF < low < 0 and facts[gate].interval.low >= 0
-    return (low, gate) if bounded and len(gate.shape) == len(value.shape) else None
-
-
 def rectified(op: Op, facts: Any) -> int | None:
     """The position of the operand that an operation rectifies; None where it is no ReLU.
 

@@ -6,7 +6,7 @@ children of the output neurons? `Rule.backward`, in the backward pass: what shar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,7 +15,9 @@ import jax.numpy as jnp
 
 from ..program import compat
 from ..program.facts import FactTable
+from ..program.neuron import Reading
 from ..program.record import Facts
+from ..program.slope import Signed, Way
 from ..program.trace import Op, Value
 
 
@@ -102,9 +104,14 @@ class Step:
     Attributes:
       site, rule, route: the operation, the rule that it meets, and what that does.
       contrastive: one of the first affine operations below the output, in a contrastive pass.
-      output_sign, input_signs: read the sign of the scale behind the output and the operands (see
-        direction.py); None where it is positive.
-      gated: for operands that are a bounded signal times a gate: the signal's bound, and the gate.
+      output_sign: the direction of P at the output, where constants decide it (see direction.py).
+      directions: those for which the rule is called: 1 where P wants the output larger (or, with an
+        ``output_sign``, where that says so), -1 where it wants it smaller.
+      readings: for operands that are made of other neurons, how.
+      turn: of a route `Through`, the direction of the output in the source, if that has two
+        carriers; ``between`` are the operations that make the one of the other.
+      plain: of an affine operation, whether h is the operand itself, so that its output is what
+        excites less what inhibits.
       identity_skip: the position of the skip in a residual sum; None where it is no such sum.
       tail: for rules that ask (`Rule.find_tails`), what they found behind the output.
     """
@@ -113,9 +120,12 @@ class Step:
     rule: Rule
     route: Through | Structure | Flow | Inside
     contrastive: bool = False
-    output_sign: Any = None
-    input_signs: tuple[Any, ...] = ()
-    gated: tuple[tuple[float, Value] | None, ...] = ()
+    output_sign: Signed | None = None
+    directions: tuple[int, ...] = (1,)
+    readings: tuple[Reading | None, ...] = ()
+    turn: Way = None
+    between: tuple[Op, ...] = ()
+    plain: bool = False
     identity_skip: int | None = None
     tail: Any = None
 
@@ -155,25 +165,32 @@ class Call:
       step: what is known statically; ``step.site.op`` has primitive and params.
       operands: the values of all operands.
       dtype: of the probabilities (float32, or float64 in a float64 model).
-      output_sign: sign of the constant scale behind the output (of the output's rank, size 1
-        where it does not vary), or None where there is none or it is positive.
-      input_signs: the same for each operand.
-      input_lows: for operands that are a bounded signal times a gate, lambda times the gate: a
-        closed gate lets no excitation through.
+      output_sign: of an affine operation, where probability wants the output larger (1) and where
+        smaller (-1), of the output's rank and size 1 where it does not vary; None for larger
+        throughout.
+      direction: the same for all elements: 1 or, in a call of its own, -1.
+      input_signs: for each operand, of the constants that it was multiplied with behind a neuron;
+        None where they are positive.
+      neurons: for each operand that is made of other neurons, the values that say how.
+      bounds: for each operand, the lower bounds of those whose elements have different ones.
       active: for each operand, which elements depend on the input; None where all do.
       contrastive: the negated operation's excitation is to be subtracted (Eq. 8, 9).
       tail: what `Rule.find_tails` found, read.
+      output: the operation's own output, where the rule needs it.
     """
 
     step: Step
     operands: tuple[jax.Array, ...]
     dtype: Any
     output_sign: jax.Array | None = None
+    direction: int = 1
     input_signs: tuple[jax.Array | None, ...] = ()
-    input_lows: tuple[jax.Array | None, ...] = ()
+    neurons: tuple[Mapping[Value, Any] | None, ...] = ()
+    bounds: tuple[Mapping[Value, Any], ...] = ()
     active: tuple[Any, ...] = ()
     contrastive: bool = False
     tail: tuple[jax.Array, jax.Array] | None = None
+    output: jax.Array | None = None
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -198,16 +215,42 @@ class Call:
         }
 
     def activation(self, i: int) -> jax.Array:
-        """h of operand ``i``: x - lambda where bounded below (Eq. 20), else max(x, 0)."""
-        x, facts = self.value(i), self.step.site.operands[i]
-        low, sign = facts.interval.low, self.input_signs[i] if self.input_signs else None
-        scaled = self.input_lows[i] if self.input_lows else None
-        if scaled is not None:
-            h = jnp.maximum(x - scaled.astype(self.dtype), 0)
-        elif low == -float("inf"):
-            h = jnp.maximum(x if sign is None else sign.astype(self.dtype) * x, 0)
+        """h of operand ``i``: x - lambda where bounded below (Eq. 20), else max(x, 0).
+
+        Where constants, gates and moves lie between neurons and the operand, h is the neurons',
+        and the constants' sizes belong to it; for their signs see ``input_signs``.
+        """
+        return self._amount(i, 1)
+
+    def towards(self, i: int, direction: int) -> jax.Array:
+        """What a summand contributes to the sum's being larger (1) or smaller (-1)."""
+        sign = self.input_signs[i] if self.input_signs else None
+        if sign is None:
+            return self._amount(i, direction)
+        push = direction * sign.astype(self.dtype)
+        return jnp.where(push > 0, self._amount(i, 1), self._amount(i, -1))
+
+    def _amount(self, i: int, direction: int) -> jax.Array:
+        """A neuron that is bounded below makes nothing smaller: it can only be off."""
+
+        def of(x: jax.Array, low: Any) -> jax.Array:
+            if isinstance(low, jax.Array):
+                bounded = jnp.maximum(x - low.astype(self.dtype), 0) if direction > 0 else 0
+                return jnp.where(low == -jnp.inf, jnp.maximum(direction * x, 0), bounded)
+            if low == -float("inf"):
+                return jnp.maximum(direction * x, 0)
+            if direction < 0:
+                return jnp.zeros_like(x)
+            return x if low == 0 else jnp.maximum(x - low, 0)
+
+        reading = self.step.readings[i] if self.step.readings else None
+        if reading is None:
+            h = of(self.value(i), self.step.site.operands[i].interval.low)
         else:
-            h = x if low == 0 else jnp.maximum(x - low, 0)
+            known = self.neurons[i]
+            assert known is not None
+            lows = {**reading.neurons, **self.bounds[i]}
+            h = reading.amounts(lambda v: of(known[v].astype(self.dtype), lows[v]), known)
         constants = self.constants(i)
         return h if constants is None else jnp.where(constants, 0, h)
 
@@ -248,6 +291,8 @@ class Rule:
       selects: whether P goes where the operation's own gradient says.
       clamped: whether h is `Call.activation`; the value as it is otherwise.
       effective: whether the scale behind an operation counts into its weights.
+      directed: of an affine operation's rule, whether it tells probability that wants the output
+        larger from probability that wants it smaller (D1).
       find_tails: from a program, its facts and its readers, what to know of that which follows an
         output, by value; a function of what reads constants. None for rules that do not ask.
     """
@@ -260,6 +305,7 @@ class Rule:
     selects: bool = False
     clamped: bool = True
     effective: bool = True
+    directed: bool = False
     find_tails: Callable[..., Any] | None = None
 
     def route(self, site: Site) -> Route:
@@ -276,6 +322,14 @@ class Rule:
 
     def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
         """Shares of ``p`` (a tuple for several outputs): one array per operand, or None."""
+        raise NotImplementedError
+
+    def joins(self, op: Op) -> bool:
+        """Whether `both` is less work than `backward` for each direction."""
+        return False
+
+    def both(self, call: Call, p: tuple[jax.Array, jax.Array]) -> Sequence[jax.Array | None]:
+        """Shares of what wants the output larger, and of what wants it smaller, together."""
         raise NotImplementedError
 
 

@@ -134,7 +134,8 @@ def excitation_rules(
     }  # fmt: skip
     exceptions: dict[Primitive, Rule] = {
         **dict.fromkeys((lax.add_p, primitives.add_jaxvals_p), total),
-        lax.sub_p: Difference(), lax.mul_p: Product(), lax.div_p: Quotient(),
+        lax.sub_p: Sum() if clamped else Difference(),
+        lax.mul_p: Product(), lax.div_p: Quotient(),
         lax.max_p: Winner(), lax.min_p: Winner(), lax.select_n_p: Select(),
         lax.gather_p: Gather(), lax.scatter_p: Place(), lax.scatter_add_p: PlacedSum(clamped),
         lax.scatter_max_p: PlacedWinner(), lax.scatter_min_p: PlacedWinner(),

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..program.primitives import is_product
+from ..program.affine import is_centred
+from ..program.primitives import Kind, is_product, kind
 from ..program.roles import signal_factor
+from ..program.trace import Op
 from .passing import Product, placed
 from .rule import (
     Call,
@@ -69,6 +71,10 @@ class Affine(Rule):
     shares = True
     connects = True
 
+    @property
+    def directed(self) -> bool:  # type: ignore[override]
+        return self.effective
+
     def route(self, site: Site) -> Route:
         if is_product(site.op):
             return Product().route(site)
@@ -97,29 +103,36 @@ class Affine(Rule):
 
     def connections(self, call: Call, p: jax.Array) -> Connections:
         (source,) = call.sources
-        h = call.activation(source) if self.clamped else call.value(source)
         weights = call.weights(but=source)
-        if weights:
-            # Or else XLA may compute the positive parts of all weights early, and hold them all.
-            p, weights = lax.optimization_barrier((p, weights))
+        if not weights:
+            return self._summed(call, source)
+        h = call.activation(source) if self.clamped else call.value(source)
+        # Or else XLA may compute the positive parts of all weights early, and hold them all.
+        p, weights = lax.optimization_barrier((p, weights))
         # Weights that depend on the input (attention) scale, but have no sign of their own.
         own = not any(call.step.site.operands[i].active for i in weights)
-        sign = call.output_sign if self.effective and weights and own else None
-        if sign is not None:
-            folded = _fold_sign(call, sign)
-            if folded is not None:
-                (i, weight_sign), sign = folded, None
-                weights[i] = weights[i] * weight_sign
+        sign = call.output_sign if self.effective and own else None
+        before = call.input_signs[source] if self.effective and call.input_signs else None
+        if sign is not None and (folded := _fold_sign(call, sign)) is not None:
+            (i, weight_sign), sign = folded, None
+            weights[i] = weights[i] * weight_sign
+        if before is not None and (folded := _fold_input_sign(call, before)) is not None:
+            (i, weight_sign), before = folded, None
+            weights[i] = weights[i] * weight_sign
+        turned = call.direction if self.effective and own else 1
 
         def one_side(part: int) -> Excitation:
-            positive = {i: jnp.maximum(part * w, 0) for i, w in weights.items()}
-            operands = range(len(call.operands))
-            total, transpose = jax.vjp(
-                lambda h: call.bind(*(h if i == source else positive[i] for i in operands)), h
+            if before is None:
+                return _excitation(call, _positive(weights, part), h)
+            # These signs vary along more than the features: some children by w+, some by w-.
+            up, send_up = _excitation(call, _positive(weights, part), jnp.where(before > 0, h, 0))
+            down, send_down = _excitation(
+                call, _positive(weights, -part), jnp.where(before < 0, h, 0)
             )
-            return total, lambda r: transpose(r)[0]
+            return up + down, lambda r: jnp.where(before > 0, send_up(r), send_down(r))
 
         def excite(part: int) -> Excitation:
+            part = part * turned
             if sign is None:
                 return one_side(part)
             # The scale varies along more than the features: each unit takes its own side.
@@ -132,6 +145,39 @@ class Affine(Rule):
 
         return Connections(h, excite)
 
+    def _summed(self, call: Call, source: int) -> Connections:
+        """Of a sum, which is a layer where the summands are products with learned constants."""
+        op = call.step.site.op
+        signs = call.input_signs[source] if call.input_signs else None
+        if not self.clamped or signs is None or not call.step.site.facts.is_learned_layer(op):
+            h = call.towards(source, call.direction) if self.clamped else call.value(source)
+            constant = call.constants(source) if self.clamped else None
+            if constant is None:
+                return Connections(h, lambda part: _excitation(call, {}, h))
+            return _with_constants(call, h, jnp.where(constant, 0, jnp.ones_like(h)))
+        h = call.activation(source)
+
+        def excite(part: int) -> Excitation:
+            positive = part * call.direction * signs > 0
+            total, send = _excitation(call, {}, jnp.where(positive, h, 0))
+            return total, lambda r: jnp.where(positive, send(r), 0)
+
+        return Connections(h, excite)
+
+    def joins(self, op: Op) -> bool:
+        return kind(op.primitive) is Kind.AFFINE and not is_product(op)
+
+    def both(self, call: Call, p: tuple[jax.Array, jax.Array]) -> Sequence[jax.Array | None]:
+        """Z- = Z+ - L(h) needs no convolution where L(h) is the operation's own output."""
+        connected = self.connections(call, p[0])
+        (total, send), (less, send_less) = connected.excite(1), connected.excite(-1)
+        if call.output is not None:
+            less = jnp.maximum(total - call.output.astype(call.dtype), 0)
+        shares = send(self.per_child(call, p[0], total))
+        shares += send_less(self.per_child(call, p[1], less))
+        operands = range(len(call.operands))
+        return [shared(shares, connected.h) if i in call.sources else None for i in operands]
+
     def per_child(self, call: Call, p: jax.Array, total: jax.Array) -> jax.Array:
         """P / Z: what a child gets per unit of its excitation, of which ``total`` is the sum."""
         return safe_divide(p, total)
@@ -139,6 +185,55 @@ class Affine(Rule):
     def contrast(self, excite: Callable[[int], jax.Array]) -> jax.Array:
         """Eq. 8, 9: the excitation less that of the negated classifier, ``excite(-1)``."""
         return excite(1) - excite(-1)
+
+
+def _with_constants(call: Call, h: jax.Array, active: jax.Array) -> Connections:
+    """Of a sum, where one summand alone may depend on the input: that is a shift (R5)."""
+    total, send = _excitation(call, {}, h)
+    number, pass_on = _excitation(call, {}, active)
+    alone = number == 1
+
+    def down(r: jax.Array) -> jax.Array:
+        return h * send(jnp.where(alone, 0, r)) + active * pass_on(jnp.where(alone, r, 0))
+
+    return Connections(jnp.ones_like(h), lambda part: (jnp.where(alone, 1, total), down))
+
+
+def _positive(weights: dict[int, jax.Array], part: int) -> dict[int, jax.Array]:
+    return {i: jnp.maximum(part * w, 0) for i, w in weights.items()}
+
+
+def _excitation(call: Call, weights: dict[int, jax.Array], h: jax.Array) -> Excitation:
+    """Z = L+(h), and the way down."""
+    (source,) = call.sources
+    operands = range(len(call.operands))
+    total, transpose = jax.vjp(
+        lambda h: call.bind(*(h if i == source else weights[i] for i in operands)), h
+    )
+    return total, lambda r: transpose(r)[0]
+
+
+def _fold_input_sign(call: Call, sign: jax.Array) -> tuple[int, jax.Array] | None:
+    """The sign of what the signal was multiplied with, as a factor of the weights."""
+    op, (source,) = call.step.site.op, call.sources
+    weight = 1 - source
+    meets: dict[int, int] = {}
+    if op.primitive is lax.conv_general_dilated_p:
+        numbers = op.params["dimension_numbers"]
+        if source == 0 and op.params["feature_group_count"] == 1:
+            meets[numbers.lhs_spec[1]] = numbers.rhs_spec[1]
+    else:
+        for pairs in op.params["dimension_numbers"]:
+            meets.update(zip(pairs[source], pairs[weight], strict=True))
+    varying = [i for i, size in enumerate(sign.shape) if size != 1]
+    if not meets.keys() >= set(varying):
+        return None
+    shape = [1] * len(op.inputs[weight].shape)
+    for i in varying:
+        shape[meets[i]] = sign.shape[i]
+    kept = lax.squeeze(sign, [i for i in range(sign.ndim) if i not in varying])
+    order = sorted(range(len(varying)), key=lambda position: meets[varying[position]])
+    return weight, jnp.transpose(kept, order).reshape(shape).astype(call.dtype)
 
 
 def _fold_sign(call: Call, sign: jax.Array) -> tuple[int, jax.Array] | None:
@@ -188,6 +283,9 @@ def _weight_dimensions(call: Call, weight: int) -> list[int | None]:
 class Sum(Rule):
     """R4: ``P * h_a / (h_a + h_b)`` (Eq. 19); a constant summand takes nothing (R5).
 
+    In a difference (R8) the subtrahend excites what wants the difference smaller, and where it is
+    negative the difference itself. A statistic that is subtracted from its own value takes nothing.
+
     Attributes:
       clamped: h as in `Affine`; otherwise the signed values a / (a + b).
       skips: "share", or "nothing": at the sum of an identity skip and a residual branch the
@@ -202,6 +300,8 @@ class Sum(Rule):
     shares = True
 
     def route(self, site: Site) -> Route:
+        if is_centred(site.op, site.facts):
+            return Through(site.op.inputs[0], "R5 normaliser")
         return only_child(site) or Flow(site.signals)
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array]:
@@ -215,7 +315,9 @@ class Sum(Rule):
         """Both summands' shares, at each element of the sum."""
         if (skip := self.left_out(call.step)) is not None:
             return [jnp.zeros_like(p) if i == skip else p for i in range(2)]
-        h = [call.activation(i) if self.clamped else call.value(i) for i in range(2)]
+        second = -call.direction if call.step.site.op.primitive is lax.sub_p else call.direction
+        ways = (call.direction, second)
+        h = [call.towards(i, ways[i]) if self.clamped else call.value(i) for i in range(2)]
         ratio = safe_divide(p, h[0] + h[1])
         shares = [shared(ratio, h[0]), shared(ratio, h[1])]
         for i in range(2) if self.clamped else ():
@@ -248,7 +350,8 @@ class PlacedSum(Rule):
         return Flow(site.signals)
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:
-        h = {i: call.activation(i) if self.clamped else call.value(i) for i in call.sources}
+        way = call.direction
+        h = {i: call.towards(i, way) if self.clamped else call.value(i) for i in call.sources}
         total, transpose = jax.vjp(lambda parts: placed(call, parts, p), h)
         (shares,) = transpose(safe_divide(p, total))
         found = {i: shared(shares[i], h[i]) for i in h}
@@ -260,13 +363,14 @@ class DeviceSum(Rule):
     """R1: a sum over devices (psum); each operand is summed by itself."""
 
     equation = "R1 affine, Eq. 6"
+    shares = True
 
     def route(self, site: Site) -> Route:
         return Flow(site.signals)
 
     def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
         parts = p if isinstance(p, tuple) else (p,)
-        h = [call.activation(i) for i in call.sources]
+        h = [call.towards(i, call.direction) for i in call.sources]
         others = {i: call.value(i) for i in range(len(call.operands))}
 
         def total(*h: jax.Array) -> tuple[jax.Array, ...]:

@@ -71,6 +71,8 @@ WINNER_TAKE_ALL = EXCITATION.replace(
             ),
             StrongestChild(),
         ),
-        **dict.fromkeys((lax.add_p, primitives.add_jaxvals_p), StrongestSummand()),
+        **dict.fromkeys(
+            (lax.add_p, primitives.add_jaxvals_p, lax.sub_p), StrongestSummand()
+        ),
     }
 )  # fmt: skip

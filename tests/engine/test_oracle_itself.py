@@ -19,7 +19,7 @@ from oracles.generator import ALL, Switches, random_inputs, random_network
 from oracles.layers import Network, Part, Window
 from oracles.spell import SPELLINGS, Choices, spell
 from oracles.spelled_functions import FUNCTIONS
-from oracles.winners import AGREED, CONSERVING, TODAY, Winners
+from oracles.winners import AGREED, BEFORE, BUILT, CONSERVING, Winners
 
 some = settings(
     max_examples=15, deadline=None, derandomize=True, database=None,
@@ -174,7 +174,7 @@ def test_the_reverse_of_a_convolutional_head_is_one_sum() -> None:
     network.outputs = (network.global_pool(network.phi(head, "relu"), head),)
     found = at_input(network, [[1, 1], [2, 1]], contrastive=True)
     assert found == pytest.approx([0.25, -0.5, 0.75, -0.5])
-    as_it_was = at_input(network, [[1, 1], [2, 1]], TODAY, contrastive=True)
+    as_it_was = at_input(network, [[1, 1], [2, 1]], BEFORE, contrastive=True)
     assert as_it_was == pytest.approx([0.25, -0.25, 0.75, -0.75])
 
 
@@ -271,7 +271,7 @@ def test_a_pooling_is_its_windows(found: Any, seed: int, kind: str) -> None:
 def check(network: Network, seed: int, fixed: dict[str, str], maps: bool = True) -> None:
     x, choices = random_inputs(network, seed), Choices(seed, fixed=fixed)
     if maps:
-        found = compare(network, x, random_prior(network, seed, 2), choices, meaning=TODAY)
+        found = compare(network, x, random_prior(network, seed, 2), choices, meaning=BUILT)
         assert found.largest < 1e-9, found
     else:
         np.testing.assert_allclose(

@@ -17,10 +17,10 @@ from jax.extend.core import primitives
 from oracles.comparison import compare, random_prior
 from oracles.generator import Switches, random_inputs, random_network
 from oracles.spell import Choices
-from oracles.winners import TODAY
+from oracles.winners import BUILT
 
 import excitation_jax as ej
-from excitation_jax.engine.plan import analyse
+from excitation_jax.engine.planning import analyse
 from excitation_jax.program.trace import trace
 from excitation_jax.rules.sharing import Affine, Sum
 
@@ -102,7 +102,7 @@ def test_maps_are_those_of_the_neurons(seed: int) -> None:
     prior = random_prior(network, seed, len(x), targets=seed % 3)
     # A difference's own rule does not merge.
     choices = Choices(seed, ("D2",), {"minus": "add of neg"})
-    found = compare(network, x, prior, choices, meaning=TODAY, rules=MERGING)
+    found = compare(network, x, prior, choices, meaning=BUILT, rules=MERGING)
     assert found.largest < 1e-9, found
 
 

@@ -1,6 +1,6 @@
 """The library's maps of a specified network beside the oracle's.
 
-found = compare(network, x, prior, Choices(seed=3), meaning=TODAY)
+found = compare(network, x, prior, Choices(seed=3), meaning=BUILT)
 assert found.largest < 1e-9, found
 """
 

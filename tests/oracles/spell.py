@@ -63,11 +63,13 @@ class Choices:
     def __init__(
         self, seed: int | None = None, needs: Collection[str] = (),
         fixed: Mapping[str, str] | None = None, identities: float = 1.0,
+        without: Collection[str] = (),
     ):  # fmt: skip
         self.rng = None if seed is None else np.random.default_rng(seed)
         self.needs = frozenset(needs)
         self.fixed = dict(fixed or {})
         self.identities = identities
+        self.without = frozenset(without)
         self.made: list[str] = []
 
     def __call__(self, what: str, without: Iterable[str] = ()) -> Any:
@@ -80,7 +82,9 @@ class Choices:
             allowed = [
                 how
                 for how, (need, _) in SPELLINGS[what].items()
-                if how not in without and (not need or need in self.needs)
+                if how not in without
+                and how not in self.without
+                and (not need or need in self.needs)
             ]
             found = allowed[0] if self.rng is None else str(self.rng.choice(allowed))
         self.made.append(f"{what}: {found}")

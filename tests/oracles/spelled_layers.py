@@ -132,7 +132,7 @@ CONV: Spelled = {
     "zeros in the kernel": ("", _conv_with_holes),
     "by groups": ("D5", _conv_by_groups),
     "dot over patches": ("", _conv_as_dot_over_patches),
-    "patches primitive": ("D3", _conv_over_patches_primitive),
+    "patches primitive": ("D0", _conv_over_patches_primitive),
     "sum of dots": ("D2", _conv_as_sum_of_dots),
     "product and sum": ("D3", _conv_as_product_and_sum),
 }
@@ -229,7 +229,7 @@ def _avg_depthwise(x: jax.Array, window: Window, count_padding: bool) -> jax.Arr
 AVG_POOL: Spelled = {
     "reduce_window": ("", _avg_window),
     "sum of slices": ("", _avg_shifted),
-    "depthwise convolution": ("D3", _avg_depthwise),
+    "depthwise convolution": ("D0", _avg_depthwise),
 }
 
 GLOBAL_POOL: Spelled = {
@@ -239,7 +239,7 @@ GLOBAL_POOL: Spelled = {
     "times, summed": ("", lambda x: (x * (1 / math.prod(x.shape[1:-1]))).reshape(
         x.shape[0], -1, x.shape[-1]).sum(1)),
     "axis by axis": ("", lambda x: functools.reduce(lambda y, _: y.mean(1), x.shape[1:-1], x)),
-    "dot": ("D3", lambda x: jnp.einsum(
+    "dot": ("D0", lambda x: jnp.einsum(
         "npc,p->nc", x.reshape(x.shape[0], -1, x.shape[-1]),
         jnp.full(math.prod(x.shape[1:-1]), 1 / math.prod(x.shape[1:-1]), x.dtype))),
 }  # fmt: skip

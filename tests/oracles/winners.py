@@ -34,8 +34,10 @@ class Meaning:
     evenly: bool = False
 
 
-#: R1 to R9, D0, D5, D8: what the library computes before issue 13.
-TODAY = Meaning(constants_of_readers=False, whole_heads=False)
+#: R1 to R9, D0 to D5, D8: what the library computes.
+BUILT = Meaning(whole_heads=False)
+#: Before D3.
+BEFORE = Meaning(constants_of_readers=False, whole_heads=False)
 #: D0 to D9.
 AGREED = Meaning()
 #: D10, too.
@@ -149,6 +151,8 @@ class Winners:
         if not self.active[child]:
             return 0.0  # a constant is no neuron (D5)
         base, gates, constants = self._base(child)
+        if not self.active[base]:
+            return 0.0  # and a gate makes none of it
         x, low = self.values[base], self.net.low[base]
         push = direction * weight * gates * constants
         if low > -INF:

@@ -14,6 +14,7 @@ import excitation_jax as ej
 from excitation_jax.program import roles
 from excitation_jax.program.facts import FactTable
 from excitation_jax.program.intervals import Interval
+from excitation_jax.program.neuron import Neurons
 from excitation_jax.program.primitives import Primitive
 from excitation_jax.program.record import Role
 from excitation_jax.program.trace import Op, trace
@@ -116,15 +117,18 @@ def test_which_factor_is_the_signal(name: str) -> None:
 
 
 def test_a_gated_signal() -> None:
-    facts = known(lambda x: jax.nn.sigmoid(x @ W) * jnp.tanh(x))
-    found = roles.gated(facts.program.outputs[0], facts)
-    assert found is not None and found[0] == -1
-    plain = known(lambda x: jax.nn.sigmoid(x @ W) * jax.nn.relu(x))
-    assert roles.gated(plain.program.outputs[0], plain) is None
-    tagged = known(lambda x: ej.tag(jax.nn.sigmoid(x @ W) * jnp.tanh(x), "gated"))
-    assert roles.gated(tagged.program.outputs[0], tagged) is not None
-    normalised = known(lambda x: jnp.tanh(x) * lax.rsqrt(1 + (x * x).sum(-1, keepdims=True)))
-    assert roles.gated(normalised.program.outputs[0], normalised) is None
+    """A closed gate lets no excitation through: h is gate * (x - lambda)."""
+
+    def bounds(fn: Callable) -> list[float]:
+        facts = known(fn)
+        reading = Neurons(facts).reading(facts.program.outputs[0])
+        return [] if reading is None else list(reading.neurons.values())
+
+    assert bounds(lambda x: jax.nn.sigmoid(x @ W) * jnp.tanh(x)) == [-1]
+    assert bounds(lambda x: jax.nn.sigmoid(x @ W) * jax.nn.relu(x)) == [0]
+    assert bounds(lambda x: ej.tag(jax.nn.sigmoid(x @ W) * jnp.tanh(x), "gated")) == [-1]
+    # What a normaliser makes is a neuron, of no bound (R5).
+    assert bounds(lambda x: jnp.tanh(x) * lax.rsqrt(1 + (x * x).sum(-1, keepdims=True))) == []
 
 
 @pytest.mark.parametrize(

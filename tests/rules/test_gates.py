@@ -227,8 +227,12 @@ def test_a_hidden_state_that_wraps_around_is_followed_to_its_start() -> None:
 
 
 @pytest.mark.parametrize("activation", [jax.nn.silu, jax.nn.gelu, jax.nn.hard_swish])
-def test_a_scale_behind_an_activation_of_several_ways_does_not_count(activation: Callable) -> None:
-    """x * sigmoid(x) is one child's activation, not a signal and its gate."""
+def test_an_activation_of_several_ways_rises(activation: Callable) -> None:
+    """x * sigmoid(x) is one child's activation, not a signal and its gate, and rises (D1).
+
+    What wants a negative multiple of it larger wants it, and so its argument, smaller.
+    """
     scale = jnp.array([1.0, -1, 2, -2, 0.5, -0.5])
     found = mwp(lambda x: activation(x @ U) * scale, X, P)
-    np.testing.assert_allclose(found, affine(np.maximum(X, 0), U, P), rtol=1e-4, atol=1e-7)
+    right = affine(np.maximum(X, 0), U * np.sign(scale), P)
+    np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-7)

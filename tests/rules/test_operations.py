@@ -544,24 +544,31 @@ def test_a_norm_behind_an_average_pool_behind_a_convolution() -> None:
     assert_close(pull(lambda x: batch_norm(pool(convolve(x))), x, p), expected)
 
 
-def test_a_norm_behind_a_pool_of_activations_passes_unchanged() -> None:
-    """Open in design.md: a scale of activations that were only averaged is R5, of any sign."""
+def test_a_norm_behind_a_pool_of_activations_is_the_pools() -> None:
+    """A mean is a sum, whose weights the scale belongs to: a negative one leaves nothing (R1)."""
     shape = (1, 4, 4, 3)
     x, p = weights(*shape, seed=7), prior((1, 3))
-    found = pull(lambda x: jax.nn.relu(x).mean((1, 2)) * GAMMA, x, p)
-    assert_close(found, excitation(matrix(lambda x: x.mean((1, 2)), shape), np.maximum(x, 0), p))
+
+    def f(x: jax.Array) -> jax.Array:
+        return jax.nn.relu(x).mean((1, 2)) * GAMMA
+
+    own = matrix(lambda x: x.mean((1, 2)) * GAMMA, shape)
+    assert_close(pull(f, x, p), excitation(own, np.maximum(x, 0), p))
 
 
-def test_a_convolution_that_feeds_two_norms_keeps_its_weights() -> None:
-    """Open in design.md: with several consumers no one scale is right, and all are R5."""
+def test_a_convolution_that_feeds_two_norms_is_read_in_both_directions() -> None:
+    """P+ where a scale is positive, P- where it is negative: each by its own weights (D1)."""
     x, p = weights(*IMAGE, seed=7), prior((1, 4, 3, 6))
 
     def f(x: jax.Array) -> jax.Array:
         y = convolve(x)
         return jnp.concatenate([batch_norm(y), batch_norm(y, gamma=-GAMMA)], -1)
 
-    expected = excitation(matrix(convolve, IMAGE), np.maximum(x, 0), p[..., :3] + p[..., 3:])
-    assert_close(pull(f, x, p), expected)
+    own, sign = matrix(convolve, IMAGE), np.sign(GAMMA)
+    up = np.where(sign > 0, p[..., :3], p[..., 3:])
+    down = np.where(sign > 0, p[..., 3:], p[..., :3])
+    h = np.maximum(x, 0)
+    assert_close(pull(f, x, p), excitation(own, h, up) + excitation(-own, h, down))
 
 
 def test_a_scale_of_activations_passes_unchanged() -> None:
@@ -797,10 +804,19 @@ def test_a_constant_summand_takes_nothing() -> None:
     np.testing.assert_array_equal(pull(lambda x: x + weights(4), x, p), p)
 
 
-def test_what_is_subtracted_gets_nothing() -> None:
-    x, p = weights(2, 3, 4), prior((3, 4))
-    found = pull(lambda x: x[0] - x[1], x, p)
+def test_an_activation_that_is_subtracted_gets_nothing() -> None:
+    x, p = np.abs(weights(2, 3, 4)), prior((3, 4))
+    found = pull(lambda x: jnp.abs(x[0]) - jnp.abs(x[1]), x, p)
     np.testing.assert_array_equal(found, np.stack([p, 0 * p]))
+
+
+def test_what_is_subtracted_excites_where_it_is_negative() -> None:
+    """a - b of two values without bounds: a adds where it is positive, b where negative (R8)."""
+    x, p = weights(2, 3, 4), prior((3, 4))
+    h = np.stack([np.maximum(x[0], 0), np.maximum(-x[1], 0)])
+    total = h.sum(0)
+    found = pull(lambda x: x[0] - x[1], x, p)
+    assert_close(found, np.divide(p, total, out=np.zeros_like(p), where=total > 0) * h)
 
 
 # --- R5: normalisers --------------------------------------------------------------------------

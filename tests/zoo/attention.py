@@ -232,16 +232,24 @@ ENTRIES = [
         lambda: linen(ViT(nn.remat(EncoderBlock)), image()),
         ("norm", "block1", "patches"),
     ),  # fmt: skip
-    Entry("vit_scan", lambda: linen(PooledViT(), image()), ("norm", "patches")),
+    Entry("vit_scan", lambda: linen(PooledViT(), image()), ("norm", "patches"), centred=True),
     Entry(
         "vit_post_norm", lambda: linen(ViT(PostNormBlock), image()), ("norm", "block1", "patches")
     ),
-    Entry("mixer", lambda: linen(Mixer(), image()), ("norm", "block2", "block1", "patches")),
+    Entry(
+        "mixer",
+        lambda: linen(Mixer(), image()),
+        ("norm", "block2", "block1", "patches"),
+        centred=True,
+    ),
     Entry(
         "swin",
         lambda: linen(Swin(), image()),
         ("norm", "block3", "merge", "block1", "stem"),
         slow=True,
+        centred=True,
     ),
-    Entry("perceiver", lambda: linen(Perceiver(), image()), ("norm", "block", "patches")),
+    Entry(
+        "perceiver", lambda: linen(Perceiver(), image()), ("norm", "block", "patches"), centred=True
+    ),
 ]

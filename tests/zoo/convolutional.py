@@ -132,6 +132,7 @@ ENTRIES = [
         "convnext",
         lambda: linen(ConvNeXt(), image()),
         ("norm", "block3", "block2", "down", "block1", "stem"),
+        centred=True,
     ),
     Entry("unet", unet, ("up0_conv2", "up0_conv1", "down0_conv1")),
     Entry("unet_integer_target", whole_score_map, ("up0_conv2", "up0_conv1", "down0_conv1")),

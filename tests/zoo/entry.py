@@ -57,6 +57,7 @@ class Entry:
         crossed: layers that every path from the output to the input crosses, the highest first.
         integers: so is its input, or a part of it.
         slow: takes more than a few seconds.
+        centred: has units that read along another axis than that which a norm centres.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Entry:
     crossed: tuple[str, ...] = ()
     integers: bool = False
     slow: bool = False
+    centred: bool = False
 
 
 def image(size: int = 32, channels: int = 3, seed: int = 0) -> jax.Array:

@@ -232,7 +232,7 @@ ENTRIES = [
     Entry("nnx_resnet", lambda: nnx_model(ResNet, image())),
     Entry("nnx_se_net", lambda: nnx_model(SqueezeExciteNet, image())),
     Entry("nnx_mobilenet_v2", lambda: nnx_model(MobileNetV2, image())),
-    Entry("nnx_convnext", lambda: nnx_model(ConvNeXt, image())),
+    Entry("nnx_convnext", lambda: nnx_model(ConvNeXt, image()), centred=True),
     Entry("nnx_vit", lambda: nnx_model(ViT, image())),
     Entry("nnx_gpt", lambda: nnx_model(Gpt, tokens(LENGTH, VOCABULARY), NEXT_WORDS), integers=True),
     Entry("nnx_lstm_gru", lambda: nnx_model(SequenceClassifier, signal(6, 8))),

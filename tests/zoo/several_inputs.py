@@ -142,13 +142,14 @@ def captioned_picture() -> Example:
 
 ENTRIES = [
     Entry("two_towers", two_towers, ("joined",)),
-    Entry("captioned_picture", captioned_picture, ("patches",)),
+    Entry("captioned_picture", captioned_picture, ("patches",), centred=True),
     Entry(
         "captioned",
         lambda: linen(Captioned(), image(), tokens(6, 17)),
         ("norm2", "block"),
         integers=True,
         slow=True,
+        centred=True,
     ),
     Entry("siamese", lambda: linen(Siamese(), image(16), image(16, seed=1))),
     Entry(

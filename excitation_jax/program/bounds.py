@@ -1,0 +1,156 @@
+"""The lower bounds of a neuron's elements, where they have different ones (Eq. 20, D4).
+
+A ReLU's and a tanh's features side by side, then averaged; a window that hangs over the border; an
+average behind a BatchNorm: each element has a bound of its own, which may depend on constants. It
+is the interval arithmetic of intervals.py on arrays, evaluated with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from . import compat
+from .affine import scaled
+from .facts import FILL, FactTable
+from .intervals import INF
+from .primitives import ADDITIONS, Kind, indices, is_product, kind
+from .trace import Op, Value
+
+#: Reads a constant's array.
+Reader = Callable[[Value], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """The lower bounds of a value's elements, from a reader of constants."""
+
+    read: Callable[[Reader], jax.Array]
+
+
+class ElementBounds:
+    """Which values' elements have different bounds, and these."""
+
+    def __init__(self, facts: FactTable):
+        self.facts = facts
+        self._differ: dict[Value, bool] = {}
+
+    def lower(self, value: Value) -> Bounds:
+        """The lower bounds of a value's elements."""
+        ends = self._ends(value)
+        return Bounds(lambda read: ends(read)[0])
+
+    def differ(self, value: Value) -> bool:
+        """Whether a neuron's elements have different lower bounds, as far as is known (D4)."""
+        if value not in self._differ:
+            self._differ[value] = self._bounds_differ(value)
+        return self._differ[value]
+
+    def _bounds_differ(self, value: Value) -> bool:
+        op, known = self.facts[value].producer, self.facts[value]
+        if op is None or op.nest is not None or not known.active:
+            return False
+        active = [v for v in op.inputs if self.facts[v].active and v.floating]
+        if not active or self._chooses(op):
+            return False
+        below, how = any(map(self.differ, active)), kind(op.primitive)
+        if how is Kind.MOVE:
+            lows = {self.facts[v].interval.low for v in active}
+            return below or len(lows) > 1 or (min(lows) > -INF and not self._fills(op) <= lows)
+        interval = self.facts[active[0]].interval
+        if scaled(op, self.facts) is not None:
+            if is_product(op):
+                return False
+            others = [self.facts[v] for v in op.inputs if not self.facts[v].active]
+            unknown = any(x.known is None for x in others)
+            return below or (unknown and (interval.low > -INF or interval.high < INF))
+        if known.parent is not None or self.facts.is_learned_layer(op):
+            return False  # a function of one neuron has a bound of its own, a layer none
+        if how is Kind.SUM and op.primitive in (lax.reduce_window_sum_p, lax.cumsum_p):
+            return below or (-INF < interval.low < 0)  # fewer summands at the border
+        pairs = op.primitive in (*ADDITIONS, lax.sub_p, lax.max_p, lax.min_p)
+        return below and (pairs or how is Kind.WINNER or op.primitive is lax.reduce_sum_p)
+
+    def _chooses(self, op: Op) -> bool:
+        """Whether which elements are meant depends on the input."""
+        which = indices(op.primitive)
+        return any(self.facts[v].active for i, v in enumerate(op.inputs) if i in which)
+
+    def _fills(self, op: Op) -> set[float]:
+        """What an operation that moves elements puts beside them."""
+        floating = [v for v in op.inputs if v.floating]
+        return {self._number(v) for v in floating if not self.facts[v].active}
+
+    def _number(self, constant: Value) -> float:
+        """The number that all elements of a constant are; NaN where it is not known."""
+        known = self.facts[constant].known
+        return float("nan") if known is None else float(known)
+
+    def _ends(self, value: Value) -> Callable[[Reader], tuple[Any, Any]]:
+        """A reader of the bounds of a value's elements, below and above."""
+        interval, op = self.facts[value].interval, self.facts[value].producer
+        moves = op is not None and kind(op.primitive) is Kind.MOVE and not self._chooses(op)
+        fills = op is not None and moves and self._fills(op)
+        if not self.differ(value) and not fills:
+            return lambda read: (_full(value, interval.low), _full(value, interval.high))
+        assert op is not None
+        below = {v: self._ends(v) for v in op.inputs if self.facts[v].active and v.floating}
+        least = min(self.facts[v].interval.low for v in below)
+        fixed, at = indices(op.primitive), scaled(op, self.facts)
+
+        def constant(read: Reader, v: Value) -> jax.Array:
+            return jnp.asarray(v.literal if v.literal is not None else read(v), float)
+
+        def both(read: Reader) -> tuple[Any, Any]:
+            found = {v: ends(read) for v, ends in below.items()}
+            if at is not None:
+                other = [constant(read, v) for i, v in enumerate(op.inputs) if i != at]
+                return _scaled_ends(op, at, found[op.inputs[at]], other)
+            if op.primitive is lax.sub_p:
+                (a, b), (c, d) = (found[v] for v in op.inputs)
+                return a - d, b - c
+
+            def operand(i: int, v: Value, end: int) -> Any:
+                if v in found:
+                    return found[v][end]
+                if i in fixed:
+                    return jnp.asarray(v.literal if v.literal is not None else read(v))
+                # A constant is its own bound; one that stands for minus infinity is nobody's.
+                number = constant(read, v)
+                return jnp.where(number <= FILL, least, number)
+
+            return tuple(
+                compat.bind(
+                    op.primitive, op.params,
+                    *(operand(i, v, end) for i, v in enumerate(op.inputs)),
+                )[op.outputs.index(value)]
+                for end in (0, 1)
+            )  # fmt: skip
+
+        return both
+
+
+def _full(value: Value, number: float) -> jax.Array:
+    return compat.mark_varying(jnp.full(value.shape, number), value.varying)
+
+
+def _scaled_ends(op: Op, at: int, ends: tuple[Any, Any], others: list[jax.Array]) -> tuple:
+    """The bounds of what constants make of a value."""
+    low, high = ends
+    if op.primitive is lax.neg_p:
+        return -high, -low
+    if op.primitive is lax.sub_p:
+        (other,) = others
+        return (low - other, high - other) if at == 0 else (other - high, other - low)
+    if op.primitive in ADDITIONS:
+        return low + others[0], high + others[0]
+    if op.primitive in (lax.mul_p, lax.div_p):
+        factor = others[0] if op.primitive is lax.mul_p else 1 / others[0]
+        parts = [jnp.where(factor == 0, 0, end * factor) for end in ends]
+        return jnp.minimum(*parts), jnp.maximum(*parts)
+    return ends

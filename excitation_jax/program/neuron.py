@@ -1,0 +1,300 @@
+"""The neurons that an operand is made of, and what lies between them and its reader (D0, D3, D4).
+
+Constants behind an affine operation belong to its weights; behind anything else (the input, an
+activation, a maximum, a normaliser, a gated product) to those of the operation that reads them. So
+an operand may be several neurons, each with its own lower bound, moved, gated, scaled and shifted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from . import compat
+from .affine import scaled
+from .bounds import Bounds, ElementBounds
+from .facts import FactTable
+from .intervals import INF
+from .primitives import ADDITIONS, Kind, Layout, indices, is_product, kind, layout
+from .record import Role
+from .roles import signal_factor
+from .slope import Signed, negative, sign_in_gate, sign_of, times, trend
+from .trace import Op, Value
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How an operand is made of neurons.
+
+    Attributes:
+      value: the operand.
+      neurons: with the least of their elements' lower bounds (Eq. 20), -inf where one has none.
+      bounds: of those whose elements have different ones, these.
+      ops: from there up to the operand: moves, and products and sums with constants and gates.
+      sign: of the constants in them, None where it is positive.
+    """
+
+    value: Value
+    neurons: Mapping[Value, float]
+    bounds: Mapping[Value, Bounds]
+    ops: tuple[Op, ...]
+    sign: Signed | None
+
+    @property
+    def needed(self) -> list[Value]:
+        """The values that `amounts` reads."""
+        read = {v: None for v in self.neurons}
+        made = {value for op in self.ops for value in op.outputs}
+        for op in self.ops:
+            read.update((v, None) for v in op.inputs if v not in made and v.literal is None)
+        return list(read)
+
+    def amounts(self, of: Callable[[Value], jax.Array], env: Mapping[Value, Any]) -> jax.Array:
+        """What the operand's elements have of an amount that its neurons have.
+
+        Args:
+          of: the amount of each neuron.
+          env: the values `needed`.
+        """
+        found = {value: of(value) for value in self.neurons}
+        dtype = next(iter(found.values())).dtype
+
+        def number(value: Value) -> Any:
+            constant = jnp.asarray(env[value] if value.literal is None else value.literal)
+            return constant.astype(dtype) if value.floating else constant
+
+        for op in self.ops:
+            followed = [i for i, v in enumerate(op.inputs) if v in found]
+            if kind(op.primitive) is Kind.MOVE:
+                fixed = indices(op.primitive)
+                operands = [
+                    number(v) if i in fixed
+                    else found[v] if v in found
+                    else compat.mark_varying(jnp.zeros(v.shape, dtype), v.varying)
+                    for i, v in enumerate(op.inputs)
+                ]  # fmt: skip
+                made = compat.bind(op.primitive, op.params, *operands)
+            elif is_product(op):
+                (at,) = followed
+                factor = jnp.abs(number(op.inputs[1 - at]))
+                pair = (found[op.inputs[0]], factor) if at == 0 else (factor, found[op.inputs[1]])
+                params = {**op.params, "preferred_element_type": dtype}
+                made = compat.bind(op.primitive, params, *pair)
+            else:
+                (at, *_), amount = followed, found[op.inputs[followed[0]]]
+                if op.primitive is lax.mul_p:
+                    amount = amount * jnp.abs(number(op.inputs[1 - at]))
+                elif op.primitive is lax.div_p:
+                    amount = amount / jnp.abs(number(op.inputs[1]))
+                made = [jnp.broadcast_to(amount, op.outputs[0].shape)]
+            found.update(zip(op.outputs, made, strict=True))
+        return found[self.value]
+
+
+class Neurons:
+    """The readings of a program's values."""
+
+    def __init__(self, facts: FactTable):
+        self.facts = facts
+        self._found: dict[Value, Reading | None] = {}
+        self._bounds = ElementBounds(facts)
+
+    def reading(self, value: Value) -> Reading | None:
+        """How an operand is made of other neurons; None where it is a neuron itself."""
+        if value not in self._found:
+            self._found[value] = self._read(value)
+        return self._found[value]
+
+    def low(self, value: Value) -> float:
+        """The least lower bound of the neurons that an operand is made of."""
+        reading = self.reading(value)
+        if reading is None:
+            return self.facts[value].interval.low
+        return min(reading.neurons.values())
+
+    def sign(self, value: Value) -> Signed | None:
+        """Of the constants between an operand and its neurons."""
+        reading = self.reading(value)
+        return None if reading is None else reading.sign
+
+    def factor_sign(self, op: Op) -> Signed | None:
+        """Of the constant factor of a matrix product without contraction."""
+        at = next(i for i, v in enumerate(op.inputs) if self.facts[v].active)
+        gated = all(self.facts[v].active for v in op.inputs)
+        return None if gated else _outer(op, at, None, self.facts)
+
+    def _gates(self, op: Op) -> int | None:
+        """The signal that an operation multiplies with a gate; None where it is no such product."""
+        if op.primitive is not lax.mul_p or self.facts[op.outputs[0]].parent is not None:
+            return None
+        if not all(self.facts[v].active for v in op.inputs):
+            return None
+        at = signal_factor(op, self.facts)
+        if at is None:
+            return None
+        gate = op.inputs[1 - at]
+        known = self.facts[gate]
+        if len(gate.shape) != len(op.outputs[0].shape):
+            return None
+        if known.role is Role.NORMALISER:  # without constants, what it makes is the neuron (R5)
+            return None if sign_in_gate(gate, len(gate.shape), self.facts) is None else at
+        return at if known.interval.low >= 0 else None
+
+    def _followed(self, op: Op) -> list[int]:
+        """The operands of which an output's elements are those, moved and scaled; maybe none."""
+        if op.nest is not None:
+            return []
+        active = [i for i, v in enumerate(op.inputs) if self.facts[v].active]
+        if kind(op.primitive) is Kind.MOVE:
+            placed = all(i not in indices(op.primitive) and op.inputs[i].floating for i in active)
+            known = op.primitive not in (compat.pvary_p, compat.reshard_p)
+            devices = op.primitive in (lax.all_gather_p, lax.all_to_all_p, lax.ppermute_p)
+            return active if placed and known and not devices else []
+        at = scaled(op, self.facts)
+        at = self._gates(op) if at is None else at
+        return [] if at is None else [at]
+
+    def _read(self, value: Value) -> Reading | None:
+        if not self.facts[value].active or not value.floating:
+            return None
+        made: dict[Value, Op] = {}
+        neurons: dict[Value, float] = {}
+        self._descend(value, made, neurons, False)
+        ops = sorted(dict.fromkeys(made.values()), key=lambda op: op.index)
+        sign = self._sign(value, ops, neurons)
+        bounds = {v: self._bounds.lower(v) for v in neurons if self._bounds.differ(v)}
+        lows = set(neurons.values())
+        plain = sign is None and (value in neurons or self._is_plain(ops, lows, value))
+        if plain and not bounds:
+            return None
+        return Reading(value, neurons, bounds, tuple(ops), sign)
+
+    def _is_plain(self, ops: Sequence[Op], lows: set[float], value: Value) -> bool:
+        """Whether the operand's own value less its own bound says the same."""
+        low = self.facts[value].interval.low
+        scales = [op for op in ops if kind(op.primitive) is not Kind.MOVE]
+        if not scales:
+            return lows == {low}
+        for op in scales:
+            others = [self.facts[v] for v in op.inputs if not self.facts[v].active]
+            gated = not others and len(op.inputs) == 2
+            if gated or any(known.known is None for known in others):
+                return False
+            if low == -INF and op.primitive in (*ADDITIONS, lax.sub_p):
+                return False
+        return len(lows) == 1 and len(ops) == len(scales)
+
+    def _descend(
+        self, value: Value, ops: dict[Value, Op], neurons: dict[Value, float], normalised: bool
+    ) -> None:
+        if value in ops or value in neurons:
+            return
+        op = self.facts[value].producer
+        followed = [] if op is None else self._followed(op)
+        stops = not followed or self._is_own(value, op)
+        if not stops and op is not None and kind(op.primitive) is not Kind.MOVE:
+            stops = self._is_whole(value)
+        if stops or op is None:
+            low = self.facts[value].interval.low
+            neurons[value] = low if low >= 0 or not normalised else -INF
+            return
+        ops[value] = op
+        gate = self._gates(op) if scaled(op, self.facts) is None else None
+        if gate is not None:
+            normalised |= self.facts[op.inputs[1 - gate]].role is Role.NORMALISER
+        for i in followed:
+            self._descend(op.inputs[i], ops, neurons, normalised)
+
+    def _is_own(self, value: Value, op: Op | None) -> bool:
+        """Whether the constants that make a value belong to the sum below them."""
+        scales = op is not None and scaled(op, self.facts) is not None
+        return scales and self.facts[value].affine
+
+    def _is_whole(self, value: Value) -> bool:
+        """Whether the constants behind a neuron make it rise: then it is the neuron with them."""
+        below = value
+        while True:
+            op = self.facts[below].producer
+            at = None if op is None else scaled(op, self.facts)
+            if op is None or at is None:
+                break
+            below = op.inputs[at]
+        return trend(below, self.facts) < 0 < trend(value, self.facts)
+
+    def _sign(
+        self, value: Value, ops: Sequence[Op], neurons: Mapping[Value, float]
+    ) -> Signed | None:
+        """Of the constants in `ops`."""
+        found: dict[Value, Signed | None] = dict.fromkeys(neurons)
+        for op in ops:
+            if kind(op.primitive) is Kind.MOVE:
+                found.update((out, _moved(op, k, found)) for k, out in enumerate(op.outputs))
+                continue
+            (out,) = op.outputs
+            at = scaled(op, self.facts)
+            at = self._gates(op) if at is None else at
+            assert at is not None
+            own: Signed | None = None
+            if is_product(op):
+                found[out] = _outer(op, at, found[op.inputs[at]], self.facts)
+                continue
+            if op.primitive in (lax.mul_p, lax.div_p):
+                own = sign_of(op, 1 - at, self.facts)
+            elif op.primitive is lax.neg_p or (op.primitive is lax.sub_p and at == 1):
+                own = negative(len(out.shape))
+            both = times(found[op.inputs[at]], own)
+            assert both is None or isinstance(both, Signed)
+            found[out] = both
+        return found[value]
+
+
+def _moved(op: Op, k: int, signs: Mapping[Value, Signed | None]) -> Signed | None:
+    """The signs of the k-th thing that a move makes of several values."""
+    out, rank = op.outputs[k], len(op.outputs[k].shape)
+    given = {v: signs[v] for v in op.inputs if v in signs}
+    known = [sign for sign in given.values() if sign is not None]
+    if not known:
+        return None
+    if len(given) == 1 and all(size == 1 for size in known[0].shape):
+        one = known[0]
+        return Signed((1,) * rank, lambda read: one.read(read).reshape((1,) * rank), one.minus)
+    if layout(op.primitive) is Layout.PERMUTED:
+        order = op.params["permutation"]
+        shape = tuple(known[0].shape[i] for i in order)
+        return Signed(shape, lambda read: jnp.transpose(known[0].read(read), order))
+
+    def read_all(read: Callable[[Value], Any]) -> jax.Array:
+        def operand(i: int, v: Value) -> Any:
+            if i in indices(op.primitive):
+                return v.literal if v.literal is not None else read(v)
+            sign = given.get(v)
+            one = jnp.ones(v.shape)
+            spread = one if sign is None else one * sign.read(read)
+            return compat.mark_varying(spread, v.varying)
+
+        operands = (operand(i, v) for i, v in enumerate(op.inputs))
+        return compat.bind(op.primitive, op.params, *operands)[k]
+
+    return Signed(out.shape, read_all)
+
+
+def _outer(op: Op, at: int, sign: Signed | None, facts: FactTable) -> Signed | None:
+    """The signs of a product without contraction, with a constant."""
+    scale, (out,) = op.inputs[1 - at], op.outputs
+    if sign is None and facts[scale].interval.low >= 0:
+        return None
+
+    def read_both(read: Callable[[Value], Any]) -> jax.Array:
+        number = scale.literal if scale.literal is not None else read(scale)
+        signal = jnp.ones(op.inputs[at].shape)
+        signal = signal if sign is None else signal * sign.read(read)
+        pair = (signal, jnp.sign(number).astype(signal.dtype))
+        params = {**op.params, "preferred_element_type": signal.dtype}
+        return compat.bind(op.primitive, params, *(pair if at == 0 else pair[::-1]))[0]
+
+    return Signed(out.shape, read_both)
