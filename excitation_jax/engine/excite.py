@@ -269,10 +269,10 @@ def _carry_on(run: Evaluation, step: Step, upper: bool, env: Arrays, carried: Ca
 
     def make(below: Below, direction: int) -> list[jax.Array]:
         given = {k: array for k, array in enumerate(below) if array is not None}
+        meter = run.taps.get(op)
         if isinstance(step.route, Through):
-            return [passed(run, op, given[0], env)]
+            return metered(meter, [passed(run, op, discounted(meter, given)[0], env)])
         if isinstance(step.route, Structure):
-            meter = run.taps.get(op)
             return metered(meter, moved(step, env, discounted(meter, given)))
         return _flow(run, step, env, given, contrastive, direction)
 

@@ -106,7 +106,6 @@ def markov_chain(
         raise ValueError("a Markov chain is written out for one input and one output array")
     if plan.regions:
         raise NotImplementedError("no matrix for several affine operations that are one neuron")
-    run = Evaluation(plan, {}, Read({}), program, evaluate_program)
     values = [prepared.tapped[0]]
     values += [value for op in program.ops for value in op.outputs if value in plan.reached]
     # A neuron that is read in both directions has two states (D1).
@@ -121,7 +120,9 @@ def markov_chain(
         key: slice(int(end) - math.prod(key[1].shape), int(end))
         for key, end in zip(order, ends, strict=True)
     }
-    env = _values(run, prepared.captured, jax.tree.leaves((params, x)))
+    env: dict[Value, Any] = {}
+    run = Evaluation(plan, {}, Read(env), program, evaluate_program)
+    env.update(_values(run, prepared.captured, jax.tree.leaves((params, x))))
     matrices = _matrices(plan, env)
     transition = np.zeros((ends[-1], ends[-1]))
     for step in plan.steps.values():
@@ -342,7 +343,9 @@ def _activation(
 
     def of(value: Value, low: Any) -> jax.Array:
         x = jnp.asarray(env[value], float)
-        bounded = jnp.maximum(x - low, 0) if direction > 0 else jnp.zeros_like(x)
+        eps = float(jnp.finfo(env[value].dtype).eps) if value.floating else 0.0
+        above = jnp.where(x - low <= 4 * eps * abs(low), 0, x - low)  # what is less is rounding
+        bounded = above if direction > 0 else jnp.zeros_like(x)
         return jnp.where(low == -INF, jnp.maximum(direction * x, 0), bounded)
 
     value = step.site.op.inputs[i]

@@ -225,7 +225,10 @@ def _run(
     planned = [op for _, op in plan.program.all_ops(sharded=False) if op in plan.steps]
     arriving = {op: [v for v in op.outputs if v in plan.reached][:1] for op in planned}
     # Where probability can end: at units that nothing excites, at padding and other constants.
-    ending = [op for op in planned if isinstance(plan.steps[op].route, Flow | Structure | Inside)]
+    parts = (Flow, Structure, Inside)
+    ending = [
+        op for op in planned if isinstance(plan.steps[op].route, parts) or plan.facts.masks(op)
+    ]
     ending = [op for op in ending if op.nest is None or op.nest.devices]
     values = [value for (value,) in arriving.values()]
     read: list[Value | Op] = [*prepared.explained, *values, *ending]

@@ -17,8 +17,8 @@ from jax import lax
 
 from . import compat
 from .affine import scaled
-from .facts import FILL, FactTable
-from .intervals import INF
+from .facts import FactTable
+from .intervals import FILL, INF
 from .primitives import ADDITIONS, Kind, indices, is_product, kind
 from .trace import Op, Value
 
@@ -136,7 +136,7 @@ class ElementBounds:
 
 
 def _full(value: Value, number: float) -> jax.Array:
-    return compat.mark_varying(jnp.full(value.shape, number), value.varying)
+    return compat.mark_varying(jnp.full(value.shape, float(number)), value.varying)
 
 
 def _scaled_ends(op: Op, at: int, ends: tuple[Any, Any], others: list[jax.Array]) -> tuple:

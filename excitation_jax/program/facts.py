@@ -12,7 +12,7 @@ from jax import lax
 
 from . import activity, affine, intervals, roles
 from .activity import Activity
-from .intervals import ANYTHING, INF, Interval
+from .intervals import ANYTHING, FILL, INF, Interval
 from .primitives import (
     Kind,
     Layout,
@@ -26,9 +26,6 @@ from .primitives import (
 from .record import Facts, Role, agree, at_border, before_broadcast, either, same_number
 from .trace import Op, Program, Value
 from .walk import Border, Forward, borders, choosers, programs
-
-#: Constants from here down stand for minus infinity (in float16, -65504 does).
-FILL = -1e4
 
 
 class FactTable(Forward):

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 INF = math.inf
+#: Constants from here down stand for minus infinity (in float16, -65504 does).
+FILL = -1e4
 
 
 class Interval(NamedTuple):

@@ -233,24 +233,25 @@ class Call:
     def _amount(self, i: int, direction: int) -> jax.Array:
         """A neuron that is bounded below makes nothing smaller: it can only be off."""
 
-        def of(x: jax.Array, low: Any) -> jax.Array:
+        def of(given: jax.Array, low: Any) -> jax.Array:
+            x = given.astype(self.dtype)
             if isinstance(low, jax.Array):
-                bounded = jnp.maximum(x - low.astype(self.dtype), 0) if direction > 0 else 0
+                bounded = _above(x, low.astype(self.dtype), given.dtype) if direction > 0 else 0
                 return jnp.where(low == -jnp.inf, jnp.maximum(direction * x, 0), bounded)
             if low == -float("inf"):
                 return jnp.maximum(direction * x, 0)
             if direction < 0:
                 return jnp.zeros_like(x)
-            return x if low == 0 else jnp.maximum(x - low, 0)
+            return x if low == 0 else _above(x, low, given.dtype)
 
         reading = self.step.readings[i] if self.step.readings else None
         if reading is None:
-            h = of(self.value(i), self.step.site.operands[i].interval.low)
+            h = of(self.operands[i], self.step.site.operands[i].interval.low)
         else:
             known = self.neurons[i]
             assert known is not None
             lows = {**reading.neurons, **self.bounds[i]}
-            h = reading.amounts(lambda v: of(known[v].astype(self.dtype), lows[v]), known)
+            h = reading.amounts(lambda v: of(known[v], lows[v]), known)
         constants = self.constants(i)
         return h if constants is None else jnp.where(constants, 0, h)
 
@@ -343,6 +344,17 @@ class CustomRule(Rule):
 
     def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
         return self.function(call, p)
+
+
+def _above(x: jax.Array, low: Any, dtype: Any) -> jax.Array:
+    """x - lambda. Of a neuron at its bound, rounding in its dtype leaves no activation.
+
+    Otherwise, where all children of a winner are off, it would pass its P on as they were rounded.
+    """
+    h, rounded = x - low, 0.0
+    if jnp.issubdtype(dtype, jnp.floating):
+        rounded = 4 * float(jnp.finfo(dtype).eps)
+    return jnp.where(h <= rounded * abs(low), 0, h)
 
 
 def safe_divide(p: jax.Array, total: jax.Array) -> jax.Array:

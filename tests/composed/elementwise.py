@@ -79,7 +79,7 @@ def clipped(x: jax.Array) -> jax.Array:
 
 clipped.defvjp(lambda x: (clipped(x), None), lambda _, t: (t,))
 
-#: Positive for a positive argument; where they grow fast, the argument is cut off.
+#: Positive and not falling for a positive argument; where they grow fast, it is cut off.
 EXCITING = {
     "leaky relu": jax.nn.leaky_relu, "relu6": jax.nn.relu6, "elu": jax.nn.elu,
     "celu": jax.nn.celu, "selu": jax.nn.selu, "gelu": jax.nn.gelu,
@@ -96,10 +96,8 @@ EXCITING = {
     "expm1": lambda x: jnp.expm1(jnp.minimum(x, 2)), "log1p": lambda x: jnp.log1p(jnp.abs(x)),
     "log of square": lambda x: jnp.log(1 + jnp.square(jnp.clip(x, -9, 9))),
     "atan": jnp.arctan, "asinh": jnp.arcsinh, "sinh": lambda x: jnp.sinh(jnp.clip(x, -2, 2)),
-    "cosh": lambda x: jnp.cosh(jnp.clip(x, -2, 2)), "sin": jnp.sin, "cos": jnp.cos,
-    "erf": lax.erf, "erfc": lax.erfc, "sign": jnp.sign, "ceil": jnp.ceil,
-    "bump": lambda x: jnp.exp(-jnp.square(x)), "rsqrt": lambda x: lax.rsqrt(1 + x * x),
-    "reciprocal": lambda x: 1 / (1 + jnp.abs(x)), "logit of sigmoid": lambda x: -jnp.log(
+    "cosh": lambda x: jnp.cosh(jnp.clip(x, -2, 2)), "erf": lax.erf, "sign": jnp.sign,
+    "ceil": jnp.ceil, "logit of sigmoid": lambda x: -jnp.log(
         1 / jax.nn.sigmoid(jnp.clip(x, -5, 5)) - 1 + 1e-3) + 6,
     "snake": lambda x: x + jnp.sin(x) ** 2, "custom jvp": smooth_relu, "custom vjp": clipped,
     "step function": lambda x: (x > 0).astype(x.dtype),
@@ -117,6 +115,8 @@ EXCITING = {
 #: Zero, negative or falling for some positive arguments.
 OTHERS = {
     "negated": lambda x: -x, "taken from one": lambda x: 1 - x, "halved": lambda x: x / -2,
+    "sin": jnp.sin, "cos": jnp.cos, "erfc": lax.erfc, "bump": lambda x: jnp.exp(-jnp.square(x)),
+    "rsqrt": lambda x: lax.rsqrt(1 + x * x), "reciprocal": lambda x: 1 / (1 + jnp.abs(x)),
     "log sigmoid": jax.nn.log_sigmoid, "log": lambda x: jnp.log(jnp.abs(x) + 1e-2),
     "log2": lambda x: jnp.log2(jnp.abs(x) + 0.5), "floor": jnp.floor, "round": jnp.round,
     "sparse plus": jax.nn.sparse_plus, "threshold": lambda x: jnp.where(x > 0.3, x, 0),

@@ -147,6 +147,12 @@ def test_d3_constants_before_a_layer_are_its_weights(
     np.testing.assert_allclose(found, right, atol=1e-12)
 
 
+def test_d4_bounds_of_whole_numbers_are_those_of_a_floating_point_value() -> None:
+    """The least of |y| is 0, an int in Python: what is stacked has one dtype."""
+    powers = lambda x: jnp.stack([x @ A, jnp.abs(x @ A) ** 1.5]).sum(0) @ B  # noqa: E731
+    assert mwp(powers).sum() == pytest.approx(1)
+
+
 @few
 @given(
     names=st.lists(st.sampled_from(["relu", "tanh", "elu", "gelu"]), min_size=2, max_size=3),
@@ -182,11 +188,11 @@ def test_d4_each_element_keeps_its_own_bound(names: list[str], joined: str, pool
         return (y @ w)[:1]
 
     z = np.stack([X[0, :4], -X[0, 1:]])
-    explain = lambda z: (
-        ej.excitation_vjp(  # noqa: E731
-            lambda _, z: model(z), {}, z, np.eye(3)[[1]], layer="joined"
-        ).mwp
-    )
+
+    def explain(z: Any) -> Any:
+        target = np.eye(3)[[1]]
+        return ej.excitation_vjp(lambda _, z: model(z), {}, z, target, layer="joined").mwp
+
     found = np.asarray(jax.jit(explain, compiler_options=FAST)(z))
     y = np.concatenate([getattr(jax.nn, name)(z + 0.1 * i) for i, name in enumerate(names)], 1)
     low = np.repeat([lows[name] for name in names], 4)

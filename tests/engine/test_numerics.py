@@ -242,6 +242,18 @@ def test_saturated_activations(activation: Callable, dtype: Any) -> None:
     np.testing.assert_allclose(totals(explain(params, x, "here", fn).mwp), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_absorbs_where_all_children_are_at_a_bound_that_was_rounded(dtype: Any) -> None:
+    """log(c) in float64 is another number than in float32: no child is on for that."""
+    w = jnp.ones((4, 1), dtype)
+    for c in np.linspace(0.1, 3, 20):
+        _, down = jax.vjp(
+            ej.excite(lambda x, c=float(c): jnp.log(c + jax.nn.relu(x)) @ w),
+            -jnp.ones((1, 4), dtype),
+        )
+        assert not np.any(down(jnp.ones((1, 1), dtype))[0])
+
+
 def test_a_denominator_at_the_edge_of_float32() -> None:
     """Never inf or NaN, at any size of weights and activations."""
 

@@ -128,6 +128,14 @@ def test_what_ends_at_constants_is_lost_there() -> None:
     assert "lost where no input excites, or at constants: 100.0% at . (pad)" in str(report)
 
 
+def test_what_a_mask_hides_is_lost_there() -> None:
+    seen = jnp.arange(3) != 1
+    report = ej.explain_rules(lambda _, x: x * seen, None, jnp.ones((2, 3)), target=1)
+    assert report.reached == 0
+    (row,) = report.losses
+    assert (row.primitive, row.lost) == ("mul", 1)
+
+
 def test_operations_without_a_rule_are_shown_and_nothing_is_computed() -> None:
     def model(x: jax.Array) -> jax.Array:
         return jnp.fft.irfft(jnp.fft.rfft(jax.nn.relu(x)), 8)
