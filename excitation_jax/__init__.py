@@ -27,7 +27,13 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
     from .explain.report import RuleReport, RuleRow, explain_rules
     from .explain.targets import top_down_signal
     from .maps import combine, metrics
-    from .rules.ruleset import EXCITATION, EXCITATION_RESIDUAL, EXCITATION_TORCHRAY, RuleSet
+    from .rules.ruleset import (
+        EXCITATION,
+        EXCITATION_RESIDUAL,
+        EXCITATION_TORCHRAY,
+        EXCITATION_UNMERGED,
+        RuleSet,
+    )
 
 __version__ = "0.1.0"
 
@@ -35,6 +41,7 @@ __all__ = [
     "EXCITATION",
     "EXCITATION_RESIDUAL",
     "EXCITATION_TORCHRAY",
+    "EXCITATION_UNMERGED",
     "Excitation",
     "Layer",
     "RandomisationCheck",
@@ -74,7 +81,13 @@ _DEFINED = {
     "explain.randomisation": ("RandomisationCheck", "randomisation_check"),
     "explain.report": ("RuleReport", "RuleRow", "explain_rules"),
     "explain.targets": ("top_down_signal",),
-    "rules.ruleset": ("EXCITATION", "EXCITATION_RESIDUAL", "EXCITATION_TORCHRAY", "RuleSet"),
+    "rules.ruleset": (
+        "EXCITATION",
+        "EXCITATION_RESIDUAL",
+        "EXCITATION_TORCHRAY",
+        "EXCITATION_UNMERGED",
+        "RuleSet",
+    ),
 }
 _DEFINED_IN = {name: module for module, names in _DEFINED.items() for name in names}
 

@@ -26,7 +26,7 @@ from ..program.bounds import Bounds
 from ..program.facts import FactTable
 from ..program.intervals import INF
 from ..program.neuron import Neurons
-from ..program.primitives import Kind, Layout, indices, is_product, kind, layout, row
+from ..program.primitives import ADDITIONS, Kind, Layout, indices, is_product, kind, layout, row
 from ..program.slope import BOTH, Signed, Way, negative, slope, times
 from ..program.trace import Op, Program, Value
 from ..program.walk import borders
@@ -90,7 +90,8 @@ class Directions:
             layer = kind(op.primitive) is Kind.AFFINE and not is_product(op)
             return (1,) if layer and BOTH not in outs else (1, -1)
         sums = isinstance(step.route, Flow) and step.rule.shares
-        return (1, -1) if sums and kind(op.primitive) is not Kind.AFFINE else (1,)
+        layer = kind(op.primitive) is Kind.AFFINE or self.facts.is_learned_layer(op)
+        return (1, -1) if sums and not layer else (1,)
 
     def _walk(self, program: Program) -> None:
         for op in reversed(program.ops):
@@ -149,7 +150,7 @@ class Directions:
             return [_narrowed(way, op.outputs[0].shape, value.shape)]
         places = [i for i, v in enumerate(op.inputs) if v is value]
         if isinstance(step.route, Structure):
-            return [self._moved(op, value, len(places))]
+            return [self._moved(op, value, len(places), self.ways)]
         if is_product(op):  # by a constant, or a gate
             scales = [self.facts[op.inputs[1 - i]] for i in places]
             positive = out is None and all(x.active or x.interval.low >= 0 for x in scales)
@@ -157,16 +158,35 @@ class Directions:
         if kind(op.primitive) is Kind.AFFINE:
             return [self.neurons.sign(value) if step.rule.directed else None]
         if not step.rule.shares:
-            return [self._moved(op, value, len(places))]
+            return [self._moved(op, value, len(places), self.ways)]
         if resets(op, value, self.facts, self.neurons):
             return [self.neurons.sign(value)]
-        found = self._moved(op, value, 1 if op.primitive in (lax.add_p, lax.sub_p) else len(places))
+        return self._summed(op, value, self.ways)
+
+    def _summed(self, op: Op, value: Value, ways: Mapping[Value, Way]) -> list[Way]:
+        """Through a sum or a difference."""
+        places = [i for i, v in enumerate(op.inputs) if v is value]
+        pair = op.primitive in (*ADDITIONS, lax.sub_p)
+        found = self._moved(op, value, 1 if pair else len(places), ways)
         turned = [op.primitive is lax.sub_p and i == 1 for i in places]
         return [times(found, negative(len(value.shape)) if turn else None) for turn in turned]
 
-    def _moved(self, op: Op, value: Value, count: int) -> Way:
+    def of_part(self, op: Op, value: Value, ways: Mapping[Value, Way]) -> Way:
+        """How a part of a sum counts for the whole, by the ways of what is made of it.
+
+        Args:
+          op: adds, moves or scales, inside of a sum that is one neuron (see regions.py).
+        """
+        route = self.steps[op].route
+        if isinstance(route, Through):
+            way = times(ways[op.outputs[0]], slope(op, value, self.facts))
+            return _narrowed(way, op.outputs[0].shape, value.shape)
+        found = self._summed(op, value, ways)
+        return found[0] if all(way is found[0] for way in found) else BOTH
+
+    def _moved(self, op: Op, value: Value, count: int, ways: Mapping[Value, Way]) -> Way:
         """Through what moves, adds or chooses elements."""
-        behind = [self.ways.get(output) for output in op.outputs]
+        behind = [ways.get(output) for output in op.outputs]
         if op.primitive is lax.optimization_barrier_p:
             return behind[op.inputs.index(value)]
         if all(way is None for way in behind):

@@ -89,16 +89,48 @@ def _shared(
     run: Evaluation, step: Step, i: int, value: Value, phase: bool, direction: int, carried: Carried
 ) -> jax.Array | None:
     """Where a neuron's share for a child goes: the child's being larger makes it win."""
-    plan, op = run.plan, step.site.op
+    op = step.site.op
+    if kind(op.primitive) is Kind.AFFINE:
+        return of_neuron(run, step, value, phase, carried)
+    turned = op.primitive is lax.sub_p and i == 1
+    return of_summand(run, op, value, phase, -direction if turned else direction, None, carried)
+
+
+def of_neuron(
+    run: Evaluation, step: Step, value: Value, phase: bool, carried: Carried
+) -> jax.Array | None:
+    """The carrier of a layer's operand for P+ at the neurons that it is made of."""
+    if run.plan.ways.get(value) is not BOTH:
+        return _carrier(run.plan, phase, value, 1, carried)
+    return _upward(run, value, phase, step.rule.directed, carried)
+
+
+def of_summand(
+    run: Evaluation, op: Op, value: Value, phase: bool, direction: int, sign: Signed | None,
+    carried: Carried,
+) -> jax.Array | None:  # fmt: skip
+    """The carrier of a summand that is wanted in a direction, or by element in another one.
+
+    Args:
+      sign: which way it counts for the sum.
+    """
+    plan = run.plan
     if plan.ways.get(value) is not BOTH:
         return _carrier(plan, phase, value, 1, carried)
-    layer = kind(op.primitive) is Kind.AFFINE
-    if not layer and not resets(op, value, plan.facts, plan.neurons):
-        turned = op.primitive is lax.sub_p and i == 1
-        return _carrier(plan, phase, value, -direction if turned else direction, carried)
-    up, down = (_carrier(plan, phase, value, d, carried) for d in (1, -1))
-    sign = plan.neurons.sign(value)
-    if sign is None or not (step.rule.directed or not layer) or up is None or down is None:
+    if resets(op, value, plan.facts, plan.neurons):
+        return _upward(run, value, phase, True, carried)
+    same, other = (_carrier(plan, phase, value, d, carried) for d in (direction, -direction))
+    if sign is None or same is None or other is None:
+        return same
+    return _chosen(run.signs.sign(sign), same, other)
+
+
+def _upward(
+    run: Evaluation, value: Value, phase: bool, directed: bool, carried: Carried
+) -> jax.Array | None:
+    up, down = (_carrier(run.plan, phase, value, d, carried) for d in (1, -1))
+    sign = run.plan.neurons.sign(value)
+    if sign is None or not directed or up is None or down is None:
         return up
     return _chosen(run.signs.sign(sign), up, down)
 

@@ -18,9 +18,11 @@ from jax import lax
 from ..program import compat
 from ..program.primitives import Kind, indices, kind
 from ..program.trace import Op, Value
-from ..rules.rule import Call, safe_divide, shared
+from ..rules.rule import Call, safe_divide, shared, unbroadcast
+from ..rules.sharing import Connections, Excitation
 from .carriers import Arrays, Carried, Evaluation, call_of, carrier, carrier_dtype, knowledge
-from .plan import Lane, Plan
+from .lanes import of_neuron, of_summand
+from .plan import Plan
 from .regions import Place, Region
 
 
@@ -28,81 +30,122 @@ class _Task(NamedTuple):
     """What is static in the pass through a region in one phase.
 
     Attributes:
-      sources: the operands with a carrier, by operation and position.
-      read: partial sums whose part of P is wanted.
+      sources: the operands with a carrier, for each direction, by operation and position.
+      read: partial sums whose part of P is wanted, for each direction.
       contrastive: the negated neuron's excitation is to be subtracted.
     """
 
     plan: Plan
     region: Region
-    sources: tuple[Place, ...]
-    read: tuple[Value, ...]
+    sources: tuple[tuple[Place, ...], ...]
+    read: tuple[tuple[Value, ...], ...]
     contrastive: bool
 
 
 def carry_region(
     run: Evaluation, region: Region, upper: bool, env: Arrays, carried: Carried
 ) -> None:
-    """Makes the carrier of a region's output in one phase, where a source has one."""
-    steps, (output,) = run.plan.steps, region.top.outputs
-    contrastive = upper and any(steps[op].contrastive for op in region.members)
-    below: dict[Place, jax.Array] = {}
-    for op, i in (*_connected(run.plan, region), *region.others):
-        phase = upper and not (contrastive and op in region.members)
-        array = carried.get((run.plan.lane(phase, op.inputs[i], 1), op.inputs[i]))
-        if array is not None:
-            below[op, i] = array
-    lane = Lane(upper)
-    read = [value for value in region.values if (lane, value) in carried]
-    if not below and not read:
+    """Makes the carriers of a region's output in one phase, where a source has one."""
+    plan, (output,) = run.plan, region.top.outputs
+    contrastive = upper and any(plan.steps[op].contrastive for op in region.members)
+    below = [_below(run, region, upper, contrastive, d, carried) for d in region.directions]
+    lanes = {v: [plan.lane(upper, v, d) for d in region.directions] for v in region.values}
+    read = [
+        {
+            value: carried[key]
+            for value, lane in lanes.items()
+            if (key := (lane[k], value)) in carried
+        }
+        for k in range(len(region.directions))
+    ]
+    if not any(below) and not any(read):
         return
-    task = _Task(run.plan, region, tuple(below), tuple(read), contrastive)
-    known = [knowledge(run, steps[op], env) for op in region.asked]
-    constants = [env[value] for value in region.constants]
-    sums = [_sum_of(run, op, env) for op in region.members] if region.others else []
+    task = _Task(plan, region, tuple(map(tuple, below)), tuple(map(tuple, read)), contrastive)
     made = _carry(
-        task, list(below.values()), [carried[lane, value] for value in read],
-        run.taps.get(region.top), (known, constants, sums),
+        task, [list(arrays.values()) for arrays in below], [list(taps.values()) for taps in read],
+        run.taps.get(region.top), _known_of(run, region, env),
     )  # fmt: skip
-    carried[lane, output] = made.astype(carrier_dtype(output))
+    for direction, array in zip(region.directions, made, strict=True):
+        carried[plan.lane(upper, output, direction), output] = array.astype(carrier_dtype(output))
 
 
-def _sum_of(run: Evaluation, op: Op, env: Arrays) -> tuple[jax.Array, Any]:
-    """The value of an affine operation, and which elements depend on the input (None for all)."""
-    (value,) = op.outputs
-    whole = run.plan.facts[value].activity.whole
-    return env[value], None if whole else jnp.asarray(run.active(value, env))
+def _below(
+    run: Evaluation, region: Region, upper: bool, contrastive: bool, direction: int,
+    carried: Carried,
+) -> dict[Place, jax.Array]:  # fmt: skip
+    """The carriers of what gets a share of the probability of one direction."""
+    found: dict[Place, jax.Array | None] = {}
+    for op in region.members:
+        i = op.inputs.index(run.plan.steps[op].sources[0])
+        step, phase = run.plan.steps[op], upper and not contrastive
+        found[op, i] = of_neuron(run, step, op.inputs[i], phase, carried)
+    for op, i in region.others:
+        sign = region.signs[op, i]
+        found[op, i] = of_summand(run, op, op.inputs[i], upper, direction, sign, carried)
+    return {place: array for place, array in found.items() if array is not None}
 
 
-def _connected(plan: Plan, region: Region) -> list[Place]:
-    return [(op, op.inputs.index(v)) for op in region.members for v in plan.steps[op].sources]
+class _Known(NamedTuple):
+    """What the pass needs to know of the values.
+
+    Attributes:
+      calls: of the operations asked, in their order.
+      signs: of `Region.signs`, in their order.
+      constants: the region's.
+      sums: the members' values, and which elements depend on the input (None for all), where they
+        share with others.
+    """
+
+    calls: list[Any]
+    signs: list[jax.Array | None]
+    constants: list[jax.Array]
+    sums: list[tuple[jax.Array, Any]]
+
+
+def _known_of(run: Evaluation, region: Region, env: Arrays) -> _Known:
+    def value_of(op: Op) -> tuple[jax.Array, Any]:
+        (value,) = op.outputs
+        whole = run.plan.facts[value].activity.whole
+        return env[value], None if whole else jnp.asarray(run.active(value, env))
+
+    signs = [None if sign is None else run.signs.sign(sign) for sign in region.signs.values()]
+    return _Known(
+        [knowledge(run, run.plan.steps[op], env) for op in region.asked], signs,
+        [env[value] for value in region.constants],
+        [value_of(op) for op in region.members] if region.others else [],
+    )  # fmt: skip
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _carry(
-    task: _Task, below: list[jax.Array], read: list[jax.Array], meter: jax.Array | None, known: Any
-) -> jax.Array:
-    """The carrier of a region's output. ``read`` are zeros that nothing is made of.
+    task: _Task, below: list[list[jax.Array]], read: list[list[jax.Array]],
+    meter: jax.Array | None, known: _Known,
+) -> list[jax.Array]:  # fmt: skip
+    """The carriers of a region's output. ``read`` are zeros that nothing is made of.
 
     Their cotangents are the parts of P that pass the partial sums.
     """
-    return carrier(task.region.top.outputs[0])
+    return [carrier(task.region.top.outputs[0]) for _ in task.region.directions]
 
 
-def _carry_forward(task: _Task, below: Any, read: Any, meter: Any, known: Any) -> tuple:
+def _carry_forward(task: _Task, below: Any, read: Any, meter: Any, known: _Known) -> tuple:
     return _carry(task, below, read, meter, known), (meter, known)
 
 
-def _carry_backward(task: _Task, saved: tuple, p: jax.Array) -> tuple:
+def _carry_backward(task: _Task, saved: tuple, p: list[jax.Array]) -> tuple:
     meter, known = saved
-    shares, parts = _Neuron(task, known, p).shares()
-    found = [
-        compat.kept_apart(shares[op, i].astype(carrier_dtype(op.inputs[i])))
-        for op, i in task.sources
-    ]
-    passing = [parts[value].astype(carrier_dtype(value)) for value in task.read]
+    found, passing, neuron = [], [], None
+    for k, direction in enumerate(task.region.directions):
+        neuron = _Neuron(task, known, p[k], direction, task.read[k], neuron)
+        shares, parts = neuron.shares()
+        found.append([
+            compat.kept_apart(shares[op, i].astype(carrier_dtype(op.inputs[i])))
+            for op, i in task.sources[k]
+        ])  # fmt: skip
+        passing.append([parts[value].astype(carrier_dtype(value)) for value in task.read[k]])
     if meter is not None:
-        meter = jnp.stack([p.sum(), *(-array.sum() for array in found)]).sum().astype(meter.dtype)
+        ends = [*(x.sum() for x in p), *(-x.sum() for arrays in found for x in arrays)]
+        meter = jnp.stack(ends).sum().astype(meter.dtype)
     return found, passing, meter, None
 
 
@@ -116,35 +159,62 @@ def _is_identity(op: Op) -> bool:
 
 
 class _Neuron:
-    """A region's neurons, with their values, as P arrives."""
+    """A region's neurons, with their values, as P of one direction arrives.
 
-    def __init__(self, task: _Task, known: tuple[list, list, list], p: jax.Array):
+    Args:
+      other: the same for the other direction: connections are the same, and computed once.
+    """
+
+    def __init__(
+        self, task: _Task, known: _Known, p: jax.Array, direction: int, read: Sequence[Value],
+        other: _Neuron | None,
+    ):  # fmt: skip
         self.task, self.region, self.p = task, task.region, p
+        self.direction, self.read = direction, read
         steps, asked = task.plan.steps, task.region.asked
-        found = zip(asked, known[0], strict=True)
-        self.calls: dict[Op, Call] = {op: call_of(steps[op], p.dtype, of) for op, of in found}
-        self.constants = dict(zip(task.region.constants, known[1], strict=True))
-        self.sums = [(x.astype(p.dtype), active) for x, active in known[2]]
-        self.connected = {
-            op: steps[op].rule.connections(self.calls[op], p) for op in task.region.members
-        }
+        self.signs = dict(zip(task.region.signs, known.signs, strict=True))
+        self.calls: dict[Op, Call] = {}
+        for op, of in zip(asked, known.calls, strict=True):
+            if op in task.region.members:
+                of = of._replace(output_sign=self.signs[op])
+            self.calls[op] = call_of(steps[op], p.dtype, of)
+        self.constants = dict(zip(task.region.constants, known.constants, strict=True))
+        self.sums = [(x.astype(p.dtype), active) for x, active in known.sums]
+        self.connected: dict[Op, Connections] = (
+            other.connected
+            if other
+            else {op: steps[op].rule.connections(self.calls[op], p) for op in task.region.members}
+        )
 
     def shares(self) -> tuple[dict[Place, jax.Array], Arrays]:
         """What the sources get, and what passes the partial sums that are read."""
         found, passing, p = self._of_others() if self.region.others else ({}, {}, self.p)
         if not self.region.members:
             return found, passing
-        sent, read = self._excited(p, 1)
+        sent, read = self._excited(p, self.direction)
         if self.task.contrastive:
-            negated, _ = self._excited(p, -1)
+            negated, _ = self._excited(p, -self.direction)
             sent = {place: sent[place] - negated[place] for place in sent}
         for (op, i), share in sent.items():
             found[op, i] = shared(share, self.connected[op].h)
-        return found, {value: read[value] + passing.get(value, 0) for value in read}
+        passing = {value: read[value] + passing.get(value, 0) for value in read}
+        return found, passing | {
+            v: unbroadcast(self.p, v.shape) for v in self.read if v in self.region.whole
+        }
+
+    def _excitation(self, op: Op, part: int) -> Excitation:
+        """Of a member's connections; Z- = Z+ - L(h) where L(h) is its own output."""
+        total, send = self.connected[op].excite(part)
+        output, sign = self.calls[op].output, self.signs[op]
+        if part < 0 and output is not None and not self.task.contrastive:
+            larger, _ = self.connected[op].excite(1)
+            output = output.astype(larger.dtype)
+            total = jnp.maximum(larger - (output if sign is None else sign * output), 0)
+        return total, send
 
     def _excited(self, p: jax.Array, part: int) -> tuple[dict[Place, jax.Array], Arrays]:
         """Eq. 6 for all connections: for each member r, per unit of h."""
-        excited = {op: self.connected[op].excite(part) for op in self.region.members}
+        excited = {op: self._excitation(op, part) for op in self.region.members}
         totals = {op.outputs[0]: z for op, (z, _) in excited.items()}
         total, down = self._sum(totals)
         ratios, read = down(safe_divide(p, total))
@@ -152,7 +222,7 @@ class _Neuron:
             (op, self.calls[op].sources[0]): send(ratios[op.outputs[0]])
             for op, (_, send) in excited.items()
         }
-        if self.task.read:  # P ends where nothing excites, but it was there: at all terms alike
+        if self.read:  # P ends where nothing excites, but it was there: at all terms alike
             number, evenly = self._sum({v: jnp.ones_like(z) for v, z in totals.items()})
             _, ended = evenly(jnp.where(total == 0, safe_divide(p, number), 0))
             read = {value: read[value] + ended[value] for value in read}
@@ -160,10 +230,10 @@ class _Neuron:
 
     def _of_others(self) -> tuple[dict[Place, jax.Array], Arrays, jax.Array]:
         """Eq. 19: what other summands get, and what is left for all the affine terms together."""
-        sign = self.calls[self.region.top].output_sign
-        h = {(op, i): self._towards(op, i, sign) for op, i in self.region.others}
+        h = {(op, i): self._towards(op, i) for op, i in self.region.others}
         y = self._value() if self.region.members else jnp.zeros_like(self.p)
-        y = jnp.maximum(y if sign is None else sign.astype(y.dtype) * y, 0)
+        sign = self.signs[self.region.top]
+        y = jnp.maximum(self.direction * (y if sign is None else sign.astype(y.dtype) * y), 0)
         total, down = self._sum(h)
         if (depending := self._depending()) is None:
             r = safe_divide(self.p, total + y)
@@ -171,7 +241,7 @@ class _Neuron:
             return {place: shared(ratios[place], h[place]) for place in h}, passing, shared(r, y)
         # Where one summand alone depends on the input, it is a signal and constants (R5).
         masks, own = depending
-        number, masks_down = self._sum(masks)
+        number, masks_down = self._sum(masks, sizes=False)
         alone = number + own == 1
         r = safe_divide(jnp.where(alone, 0, self.p), total + y)
         ratios, passing = down(r)
@@ -182,12 +252,13 @@ class _Neuron:
         passing = {value: passing[value] + passed[value] for value in passing}
         return found, passing, jnp.where(alone & own, self.p, shared(r, y))
 
-    def _towards(self, op: Op, i: int, sign: jax.Array | None) -> jax.Array:
-        """What a summand contributes in the direction of the sum."""
-        larger = self.calls[op].towards(i, 1)
+    def _towards(self, op: Op, i: int) -> jax.Array:
+        """What a summand contributes in the direction of the whole."""
+        sign = self.signs[op, i]
+        larger = self.calls[op].towards(i, self.direction)
         if sign is None:
             return larger
-        return jnp.where(sign < 0, self.calls[op].towards(i, -1), larger)
+        return jnp.where(sign < 0, self.calls[op].towards(i, -self.direction), larger)
 
     def _depending(self) -> tuple[dict[Place, jax.Array], jax.Array] | None:
         """Which elements of the other summands, and of the affine terms, depend on the input.
@@ -209,23 +280,29 @@ class _Neuron:
         if not self.region.members:
             return others, jnp.zeros(self.p.shape, bool)
         ops = zip(self.region.members, self.sums, strict=True)
-        own, _ = self._summed({op.outputs[0]: mask(op.outputs[0], a) for op, (_, a) in ops}, {})
+        own, _ = self._summed(
+            {op.outputs[0]: mask(op.outputs[0], a) for op, (_, a) in ops}, {}, False
+        )
         return others, own > 0
 
-    def _sum(self, leaves: dict) -> tuple[jax.Array, Callable[[jax.Array], tuple[dict, Arrays]]]:
+    def _sum(
+        self, leaves: dict, sizes: bool = True
+    ) -> tuple[jax.Array, Callable[[jax.Array], tuple[dict, Arrays]]]:
         """The sum of amounts at the top, and the way down from there.
+
+        Args:
+          sizes: constant factors scale them.
 
         Returns:
           The sum; and a function that carries r down: to each leaf, and what passes the partial
           sums that are read.
         """
-        zeros = {value: self._zeros(value) for value in self.task.read}
+        zeros = {value: self._zeros(value) for value in self.read}
         names, arrays = list(leaves), list(leaves.values())
 
         def total(arrays: list[jax.Array], taps: list[jax.Array]) -> tuple[jax.Array, list]:
-            return self._summed(
-                dict(zip(names, arrays, strict=True)), dict(zip(zeros, taps, strict=True))
-            )
+            tapped = dict(zip(zeros, taps, strict=True))
+            return self._summed(dict(zip(names, arrays, strict=True)), tapped, sizes)
 
         summed, pull, partial = jax.vjp(total, arrays, list(zeros.values()), has_aux=True)
 
@@ -236,7 +313,9 @@ class _Neuron:
 
         return summed, down
 
-    def _summed(self, leaves: Mapping[Any, jax.Array], taps: Arrays) -> tuple[jax.Array, list]:
+    def _summed(
+        self, leaves: Mapping[Any, jax.Array], taps: Arrays, sizes: bool
+    ) -> tuple[jax.Array, list]:
         """The leaves' sum at the top, by the constant factors' sizes; and the partial sums read."""
         env: dict[Any, jax.Array] = {}
         for name, array in leaves.items():
@@ -247,19 +326,19 @@ class _Neuron:
             ]
             if all(operand is None for operand in operands):
                 continue
-            for value, made in zip(op.outputs, self._sum_of(op, operands), strict=True):
+            for value, made in zip(op.outputs, self._sum_of(op, operands, sizes), strict=True):
                 env[value] = made + taps[value] if value in taps else made
-        partial = [env[v] if v in env else self._zeros(v) for v in self.task.read]
+        partial = [env[v] if v in env else self._zeros(v) for v in self.read]
         return env[self.region.top.outputs[0]], partial
 
-    def _sum_of(self, op: Op, operands: Sequence[jax.Array | None]) -> list[jax.Array]:
+    def _sum_of(self, op: Op, operands: Sequence[jax.Array | None], sizes: bool) -> list[jax.Array]:
         """An inner operation on amounts; None for what has none."""
         given = [x for x in operands if x is not None]
         if _is_identity(op):
             return given
         if kind(op.primitive) is Kind.ELEMENTWISE:
             total = sum(given[1:], given[0])
-            if op.primitive in (lax.mul_p, lax.div_p):
+            if sizes and op.primitive in (lax.mul_p, lax.div_p):
                 (constant,) = (v for v, x in zip(op.inputs, operands, strict=True) if x is None)
                 factor = jnp.abs(self._constant(constant))
                 total = total * factor if op.primitive is lax.mul_p else safe_divide(total, factor)

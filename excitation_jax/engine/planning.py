@@ -159,7 +159,7 @@ def _look_around(plan: Plan, contrasted: frozenset[Op]) -> None:
             )
         plan.steps[op] = known
     for program in programs(plan.program):
-        plan.regions |= find_regions(program, plan.steps, plan.facts)
+        plan.regions |= find_regions(program, plan.steps, plan.facts, ways)
     _want_companions(plan, (value for region in plan.regions.values() for value in region.values))
 
 

@@ -10,20 +10,23 @@ whatever order it is taken.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from jax import lax
 
 from ..program.facts import FactTable
-from ..program.primitives import Kind, indices, kind, row
+from ..program.primitives import Kind, indices, is_product, kind, row
+from ..program.slope import BOTH, Signed, Turning, Way, slope
 from ..program.trace import Op, Program, Value
 from ..rules.rule import Flow, Step, Structure, Through
+from .direction import Directions
 
 #: An operand of an operation, by its position.
 Place = tuple[Op, int]
 
 
-class Region(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Region:
     """Affine operations, and the sums above them, that are one neuron at each place.
 
     Attributes:
@@ -32,6 +35,11 @@ class Region(NamedTuple):
       inner: the sums, scales and moves between these and the top, the top included, in order.
       others: (operation, position) of the summands that are neurons of their own.
       constants: the values that inner operations read and that do not depend on the input.
+      signs: which way a part counts for the whole (None where it is positive): of the members'
+        outputs, of the other summands and of the whole. Where the probability arrives in both
+        directions, for P+.
+      both: whether it does.
+      whole: values below the output that are the whole, scaled and shifted.
     """
 
     top: Op
@@ -39,6 +47,14 @@ class Region(NamedTuple):
     inner: tuple[Op, ...]
     others: tuple[Place, ...]
     constants: tuple[Value, ...]
+    signs: Mapping[Op | Place, Signed | None]
+    both: bool
+    whole: tuple[Value, ...]
+
+    @property
+    def directions(self) -> tuple[int, ...]:
+        """Of the probability that arrives: 1, or 1 and -1."""
+        return (1, -1) if self.both else (1,)
 
     @property
     def merged(self) -> tuple[Op, ...]:
@@ -57,25 +73,49 @@ class Region(NamedTuple):
         return tuple(v for op in self.merged if op is not self.top for v in op.outputs)
 
 
-def find_regions(program: Program, steps: Mapping[Op, Step], facts: FactTable) -> dict[Op, Region]:
+def find_regions(
+    program: Program, steps: Mapping[Op, Step], facts: FactTable, directions: Directions
+) -> dict[Op, Region]:
     """The regions of a program, by the operation at their top; the largest ones."""
     found: dict[Op, Region] = {}
     taken: set[Op] = set()
     for op in reversed(program.ops):
-        step = steps.get(op)
-        if step is None or op in taken or not _adds(step):
+        if op in taken or op not in steps:
             continue
-        both = len(step.directions) == 2 and step.output_sign is None
-        if not both:
-            region = _Growth(program, steps, facts, op).region()
-            if region is not None:
-                found[op] = region
-                taken.update(region.merged)
+        behind = _behind_a_sum(op, steps, facts)
+        if behind is None:
+            continue
+        region = _Growth(steps, facts, directions, op, behind).region()
+        # Constants behind a sum count where an activation shares with all affine terms.
+        if region is not None and (not behind or (region.members and region.others)):
+            found[op] = region
+            taken.update(region.merged)
     return found
 
 
+def _behind_a_sum(op: Op, steps: Mapping[Op, Step], facts: FactTable) -> set[Op] | None:
+    """The scales and shifts behind a sum, down from one of them; None where there is no sum.
+
+    What turns the sum, or is written inside of a function with a name (the 3 in ``hard_sigmoid``),
+    is the activation's.
+    """
+    behind: set[Op] = set()
+    while (step := steps.get(op)) is not None and not _adds(step):
+        if not isinstance(step.route, Through) or not _moves(step, facts):
+            return None
+        way = slope(op, step.route.source, facts)
+        producer = facts[step.route.source].producer
+        readers = facts.consumers[step.route.source]
+        if (isinstance(way, Signed) and way.minus) or producer is None or len(readers) != 1:
+            return None
+        behind.add(op)
+        op = producer
+    return None if step is None or any(o.call != op.call for o in behind) else behind
+
+
 def _adds(step: Step) -> bool:
-    return step.rule.merges and isinstance(step.route, Flow) and step.rule.left_out(step) is None
+    sums = step.rule.merges and isinstance(step.route, Flow) and len(step.site.op.outputs) == 1
+    return sums and step.rule.left_out(step) is None
 
 
 def _moves(step: Step, facts: FactTable) -> bool:
@@ -92,65 +132,119 @@ def _moves(step: Step, facts: FactTable) -> bool:
     return active == [step.route.source] and not divides
 
 
+def _agree(a: Way, b: Way) -> bool:
+    return a is b or all(isinstance(way, Signed) and way.minus for way in (a, b))
+
+
 class _Growth:
     """Grows a region from its top down, as far as nothing else reads what it takes in."""
 
-    def __init__(self, program: Program, steps: Mapping[Op, Step], facts: FactTable, top: Op):
-        self.program, self.steps, self.facts, self.top = program, steps, facts, top
+    def __init__(
+        self, steps: Mapping[Op, Step], facts: FactTable, directions: Directions, top: Op,
+        behind: set[Op],
+    ):  # fmt: skip
+        self.steps, self.facts, self.directions, self.top = steps, facts, directions, top
+        self.behind = behind
         self.members: list[Op] = []
         self.inner: list[Op] = []
 
     def region(self) -> Region | None:
         """The region; None where the operation merges nothing."""
         barred: set[Op] = set()
-        self._grow(barred)
-        while mixed := self._mixed():  # a move or scale of more than affine values stays outside
-            barred |= mixed
+        while True:
             self._grow(barred)
+            out = mixed if (mixed := self._mixed()) else self._unclear()
+            if self.top in out:
+                return None
+            if not out:
+                break
+            barred |= out
+        others = self._others()
+        if not self.members and len(others) < 3:
+            return None
+        read = {v: None for op in self.inner for v in op.inputs if not self.facts[v].active}
+        constants = tuple(value for value in read if value.literal is None)
+        ways = self._ways()
+        parts: dict[Op | Place, Way] = {op: ways[op.outputs[0]] for op in self.members}
+        parts |= {(op, i): self.directions.of_part(op, op.inputs[i], ways) for op, i in others}
+        parts[self.top] = ways[self.top.outputs[0]]
+        signs = {part: way for part, way in parts.items() if not isinstance(way, Turning)}
+        both = self.directions.ways.get(self.top.outputs[0]) is BOTH
+        return Region(
+            self.top, tuple(self.members[::-1]), tuple(self.inner[::-1]), tuple(others), constants,
+            signs, both, tuple(v for op in self.behind for v in self.steps[op].sources),
+        )  # fmt: skip
+
+    def _others(self) -> list[Place]:
         made = {v for op in (*self.members, *self.inner) for v in op.outputs}
-        others = [
+        return [
             (op, i)
             for op in self.inner
             for i, value in enumerate(op.inputs)
             if value not in made and self.facts[value].active
         ]
-        if not self.members and len(others) < 3:
-            return None
-        read = {v: None for op in self.inner for v in op.inputs if not self.facts[v].active}
-        constants = tuple(value for value in read if value.literal is None)
-        return Region(
-            self.top, tuple(self.members[::-1]), tuple(self.inner[::-1]), tuple(others), constants
-        )
 
     def _grow(self, barred: set[Op]) -> None:
         self.members, self.inner = [], [self.top]
-        inside = {self.top}
-        for op in reversed(self.program.ops[: self.top.index]):
+        inside, pending = {self.top}, self._makers(self.top)
+        while pending:
+            op = max(pending, key=lambda op: op.index)  # all that reads it has been met
+            pending.remove(op)
             step = self.steps.get(op)
             if step is None or op in barred or not self._is_read_inside_only(op, inside):
                 continue
-            connects = step.rule.connects and kind(op.primitive) is Kind.AFFINE
-            if connects and isinstance(step.route, Flow) and self._has_constant_weights(op):
+            if self._connects(step):
                 self.members.append(op)
             elif _adds(step) or _moves(step, self.facts):
                 self.inner.append(op)
                 inside.add(op)
+                pending |= self._makers(op)
+
+    def _makers(self, op: Op) -> set[Op]:
+        made = (self.facts[value].producer for value in op.inputs)
+        return {maker for maker in made if maker is not None}
+
+    def _connects(self, step: Step) -> bool:
+        op = step.site.op
+        if not step.rule.connects or not isinstance(step.route, Flow) or is_product(op):
+            return False
+        if kind(op.primitive) is Kind.AFFINE:  # with weights that do not depend on the input
+            return sum(self.facts[value].active for value in op.inputs) == 1
+        return self.facts.is_learned_layer(op)
 
     def _is_read_inside_only(self, op: Op, inside: set[Op]) -> bool:
         readers = {reader for v in op.outputs for reader in self.facts.consumers.get(v, ())}
         leaves = any(value in self.facts.ends for value in op.outputs)
         return bool(readers) and readers <= inside and not leaves and op.remats == self.top.remats
 
-    def _has_constant_weights(self, op: Op) -> bool:
-        return sum(self.facts[value].active for value in op.inputs) == 1
-
     def _mixed(self) -> set[Op]:
+        """Moves and scales of more than affine values: they stay outside."""
         pure = {value for op in self.members for value in op.outputs}
         mixed = set()
         for op in reversed(self.inner):
             active = [value for value in op.inputs if self.facts[value].active]
             if pure.issuperset(active):
                 pure.update(op.outputs)
-            elif not _adds(self.steps[op]):
+            elif not _adds(self.steps[op]) and op not in self.behind:
                 mixed.add(op)
         return mixed
+
+    def _ways(self) -> dict[Value, Way]:
+        """Which way the values inside count for the whole; `BOTH` where they do not agree."""
+        whole = self.directions.ways.get(self.top.outputs[0])
+        ways: dict[Value, Way] = {self.top.outputs[0]: None if whole is BOTH else whole}
+        made = {v for op in (*self.members, *self.inner) for v in op.outputs}
+        for op in self.inner:
+            for value in dict.fromkeys(v for v in op.inputs if v in made):
+                way = self.directions.of_part(op, value, ways)
+                ways[value] = way if _agree(ways.get(value, way), way) else BOTH
+        return ways
+
+    def _unclear(self) -> set[Op]:
+        """Operations of which the outputs' ways are not known, or those of what they add."""
+        ways = self._ways()
+        made = {op for op in (*self.members, *self.inner) if ways.get(op.outputs[0]) is BOTH}
+        return made | {
+            op for op, i in self._others()
+            if op not in made and self.directions.of_part(op, op.inputs[i], ways) is BOTH
+        }  # fmt: skip

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from .affine import scaled
-from .intervals import GRID, Interval
+from .intervals import GRID, INF, Interval
 from .primitives import Kind, Missing, elementwise_function, kind, row
 from .record import Known, reader
 from .roles import unchanged
@@ -218,6 +218,9 @@ def trend(value: Value, facts: Known) -> int:
         if facts[value].affine and any(facts[v].learned for v in op.inputs if not facts[v].active):
             return 1  # whichever way learned constants make a sum go, they are its own
         found, below = slope(op, parent, facts), trend(parent, facts)
+        if found is BOTH:  # |y| is an activation, which is off at its least; -|y| is none
+            low, high = facts[value].interval
+            return int(low > -INF) - int(high < INF)
         known = found is None or (isinstance(found, Signed) and found.minus)
         return below * (1 if found is None else -1) if known else 0
     if kind(op.primitive) in (Kind.WINNER, Kind.MOVE) or op.primitive in (lax.max_p, lax.min_p):

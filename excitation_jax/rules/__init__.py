@@ -14,13 +14,20 @@ from .passing import (
     Within,
 )
 from .rule import Call, Rule, Site, safe_divide
-from .ruleset import EXCITATION, EXCITATION_RESIDUAL, EXCITATION_TORCHRAY, RuleSet
+from .ruleset import (
+    EXCITATION,
+    EXCITATION_RESIDUAL,
+    EXCITATION_TORCHRAY,
+    EXCITATION_UNMERGED,
+    RuleSet,
+)
 from .sharing import Affine, DeviceSum, PlacedSum, Sum
 
 __all__ = [
     "EXCITATION",
     "EXCITATION_RESIDUAL",
     "EXCITATION_TORCHRAY",
+    "EXCITATION_UNMERGED",
     "Affine",
     "Call",
     "DeviceSum",

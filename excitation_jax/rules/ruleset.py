@@ -124,22 +124,24 @@ class RuleSet:
 
 
 def excitation_rules(
-    name: str, *, effective: bool = True, clamped: bool = True, skips: str = "share"
-) -> RuleSet:
+    name: str, *, effective: bool = True, clamped: bool = True, skips: str = "share",
+    merges: bool = True,
+) -> RuleSet:  # fmt: skip
     """The rules of Excitation Backprop; the options are those of `Affine` and `Sum`."""
-    affine, total = Affine(effective, clamped), Sum(clamped, skips)
+    affine, total = Affine(effective, clamped), Sum(clamped, skips, merges)
     by_kind: dict[Kind, Rule] = {
         Kind.ELEMENTWISE: Elementwise(), Kind.IDENTITY: Elementwise(), Kind.MOVE: Move(),
-        Kind.SUM: affine, Kind.AFFINE: affine, Kind.WINNER: Winner(), Kind.NEST: Within(),
+        Kind.SUM: replace(affine, merges=merges), Kind.AFFINE: affine,
+        Kind.WINNER: Winner(), Kind.NEST: Within(),
     }  # fmt: skip
     exceptions: dict[Primitive, Rule] = {
         **dict.fromkeys((lax.add_p, primitives.add_jaxvals_p), total),
-        lax.sub_p: Sum() if clamped else Difference(),
+        lax.sub_p: Sum(merges=merges) if clamped else Difference(),
         lax.mul_p: Product(), lax.div_p: Quotient(),
         lax.max_p: Winner(), lax.min_p: Winner(), lax.select_n_p: Select(),
         lax.gather_p: Gather(), lax.scatter_p: Place(), lax.scatter_add_p: PlacedSum(clamped),
         lax.scatter_max_p: PlacedWinner(), lax.scatter_min_p: PlacedWinner(),
-        lax.psum_p: DeviceSum(), compat.psum_invariant_p: DeviceSum(),
+        **dict.fromkeys((lax.psum_p, compat.psum_invariant_p), DeviceSum(merges)),
     }  # fmt: skip
     # Under explicit sharding (reshard) nothing has been tried.
     rows = {primitive: row for primitive, row in TABLE.items() if primitive is not compat.reshard_p}
@@ -152,7 +154,13 @@ EXCITATION = excitation_rules("EXCITATION")
 
 #: What TorchRay computes: raw weights (BatchNorm invisible), values not clamped, sums split by
 #: the signed a / (a + b). To compare with published maps, not to explain models.
-EXCITATION_TORCHRAY = excitation_rules("EXCITATION_TORCHRAY", effective=False, clamped=False)
+EXCITATION_TORCHRAY = excitation_rules(
+    "EXCITATION_TORCHRAY", effective=False, clamped=False, merges=False
+)
 
 #: At the sum of an identity skip and a residual branch the skip gets nothing (IJCV18, Fig. 7c).
 EXCITATION_RESIDUAL = excitation_rules("EXCITATION_RESIDUAL", skips="nothing")
+
+#: Every layer is a neuron of its own: a sum of several splits by their values first (Eq. 19), as in
+#: all versions up to 0.1.
+EXCITATION_UNMERGED = excitation_rules("EXCITATION_UNMERGED", merges=False)

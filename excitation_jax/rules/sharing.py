@@ -132,16 +132,10 @@ class Affine(Rule):
             return up + down, lambda r: jnp.where(before > 0, send_up(r), send_down(r))
 
         def excite(part: int) -> Excitation:
-            part = part * turned
             if sign is None:
-                return one_side(part)
+                return one_side(part * turned)
             # The scale varies along more than the features: each unit takes its own side.
-            (up, send_up), (down, send_down) = one_side(part), one_side(-part)
-            total = jnp.where(sign > 0, up, jnp.where(sign < 0, down, 0))
-            return (
-                total,
-                lambda r: send_up(jnp.where(sign > 0, r, 0)) + send_down(jnp.where(sign < 0, r, 0)),
-            )
+            return _by_sign(sign, one_side(part * turned), one_side(-part * turned))
 
         return Connections(h, excite)
 
@@ -157,10 +151,15 @@ class Affine(Rule):
             return _with_constants(call, h, jnp.where(constant, 0, jnp.ones_like(h)))
         h = call.activation(source)
 
-        def excite(part: int) -> Excitation:
+        def one_side(part: int) -> Excitation:
             positive = part * call.direction * signs > 0
             total, send = _excitation(call, {}, jnp.where(positive, h, 0))
             return total, lambda r: jnp.where(positive, send(r), 0)
+
+        def excite(part: int) -> Excitation:
+            if call.output_sign is None:
+                return one_side(part)
+            return _by_sign(call.output_sign, one_side(part), one_side(-part))
 
         return Connections(h, excite)
 
@@ -185,6 +184,16 @@ class Affine(Rule):
     def contrast(self, excite: Callable[[int], jax.Array]) -> jax.Array:
         """Eq. 8, 9: the excitation less that of the negated classifier, ``excite(-1)``."""
         return excite(1) - excite(-1)
+
+
+def _by_sign(sign: jax.Array, same: Excitation, other: Excitation) -> Excitation:
+    """Of neurons of which some are excited by the one side of the weights, some by the other."""
+    (up, send_up), (down, send_down) = same, other
+    total = jnp.where(sign > 0, up, jnp.where(sign < 0, down, 0))
+    return (
+        total,
+        lambda r: send_up(jnp.where(sign > 0, r, 0)) + send_down(jnp.where(sign < 0, r, 0)),
+    )
 
 
 def _with_constants(call: Call, h: jax.Array, active: jax.Array) -> Connections:
@@ -360,8 +369,13 @@ class PlacedSum(Rule):
 
 @dataclass(frozen=True)
 class DeviceSum(Rule):
-    """R1: a sum over devices (psum); each operand is summed by itself."""
+    """R1: a sum over devices (psum); each operand is summed by itself.
 
+    Attributes:
+      merges: as in `Affine`.
+    """
+
+    merges: bool = False
     equation = "R1 affine, Eq. 6"
     shares = True
 

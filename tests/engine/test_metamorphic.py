@@ -51,6 +51,8 @@ def to_come(name: str, place: Place, identity: Identity) -> str:
     if identity.group == "loop" and name == "masks and padding":
         return "D4"  # a border leaves one bound for all elements
     made_by = place.made_by.rpartition(" ")[2]
+    if identity.group == "loop" and name == "residual sums" and made_by == "add":
+        return "D2"  # what crosses a border is a value, and no part of a sum
     if name == "softmax over a mixture" and made_by == "reduce_sum":
         return "D7"  # a softmax written by hand is one for what it is divided by
     inner = place.made_by.endswith("> jit")  # jnp.where inside of an activation

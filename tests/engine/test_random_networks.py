@@ -16,6 +16,9 @@ from random_networks import CLASSES, FAST, Chain, Network, check_many, check_som
 
 import excitation_jax as ej
 
+#: The chain has a neuron for each layer; tests/oracles knows sums of layers, too (D2).
+RULES = ej.EXCITATION_UNMERGED
+
 
 def library_maps(
     network: Network, x: np.ndarray, prior: np.ndarray, *, contrastive: bool = False
@@ -29,7 +32,9 @@ def library_maps(
 
     def explain(params: Any, x: jax.Array, prior: jax.Array) -> ej.Excitation:
         names = ["n0", *(f"n{i}" for i in indices)]
-        return ej.excitation_vjp(model, params, x, prior, layer=names, contrastive=contrastive)
+        return ej.excitation_vjp(
+            model, params, x, prior, layer=names, contrastive=contrastive, rules=RULES
+        )
 
     e = jax.jit(explain, compiler_options=FAST)(network.params, x, prior)
     return {int(name[1:]): np.asarray(p) for name, p in e.mwp.items()}, np.asarray(e.outputs)

@@ -1,7 +1,4 @@
-"""Affine operations and their sums as one step of the pass (design.md, D2), for rules that merge.
-
-EXCITATION does not merge yet: see `test_the_default_rules_have_no_regions`.
-"""
+"""Affine operations and their sums as one step of the pass (design.md, D2)."""
 
 from __future__ import annotations
 
@@ -12,25 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax import lax
-from jax.extend.core import primitives
-from oracles.comparison import compare, random_prior
-from oracles.generator import Switches, random_inputs, random_network
-from oracles.spell import Choices
-from oracles.winners import BUILT
+from oracles.comparison import FAST
 
 import excitation_jax as ej
 from excitation_jax.engine.planning import analyse
 from excitation_jax.program.trace import trace
-from excitation_jax.rules.sharing import Affine, Sum
 
-SUMS = (lax.reduce_sum_p, lax.reduce_window_sum_p, lax.cumsum_p)
-MERGING = ej.EXCITATION.replace(
-    {
-        **dict.fromkeys((lax.add_p, primitives.add_jaxvals_p), Sum(merges=True)),
-        **dict.fromkeys(SUMS, Affine(merges=True)),
-    }
-)
 RNG = np.random.default_rng(0)
 A, B, C = (RNG.normal(size=(n, 3)).astype(np.float32) for n in (5, 4, 4))
 X = RNG.uniform(0.1, 1, 9).astype(np.float32)
@@ -42,11 +29,11 @@ def maps(model: Callable, x: np.ndarray, **options: Any) -> list[np.ndarray]:
     """MWP and c-MWP."""
 
     def one(x: jax.Array, contrastive: bool) -> jax.Array:
-        rules = {"rules": MERGING, **options}
-        _, vjp = jax.vjp(ej.excite(model, contrastive=contrastive, **rules), x)
+        _, vjp = jax.vjp(ej.excite(model, contrastive=contrastive, **options), x)
         return vjp(PRIOR)[0]
 
-    return [np.asarray(jax.jit(one, static_argnums=1)(x, c)) for c in (False, True)]
+    compiled = jax.jit(one, static_argnums=1, compiler_options=FAST)
+    return [np.asarray(compiled(x, contrastive)) for contrastive in (False, True)]
 
 
 @pytest.mark.parametrize(
@@ -90,20 +77,61 @@ def test_a_layer_below_a_pooling_is_the_layer_behind_it() -> None:
     before, behind = lambda x: (x @ B).mean(0), lambda x: x.ravel() @ np.tile(B, (6, 1)) / 6
     for found, right in zip(maps(before, ROWS), maps(behind, ROWS), strict=True):
         np.testing.assert_allclose(found, right, rtol=0, atol=1e-6)
-    unmerged, _ = maps(before, ROWS, rules=ej.EXCITATION)
+    unmerged, _ = maps(before, ROWS, rules=ej.EXCITATION_UNMERGED)
     assert np.abs(unmerged - maps(before, ROWS)[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("seed", range(24))
-def test_maps_are_those_of_the_neurons(seed: int) -> None:
-    """At the input and inside regions: MWP at every layer, c-MWP (tests/oracles)."""
-    network = random_network(seed, Switches(sums_of_affine=True))
-    x = random_inputs(network, seed)
-    prior = random_prior(network, seed, len(x), targets=seed % 3)
-    # A difference's own rule does not merge.
-    choices = Choices(seed, ("D2",), {"minus": "add of neg"})
-    found = compare(network, x, prior, choices, meaning=BUILT, rules=MERGING)
-    assert found.largest < 1e-9, found
+PHI = {
+    "relu": jax.nn.relu,
+    "abs": jnp.abs,
+    "crelu": lambda y: jax.nn.relu(jnp.concatenate([y, -y], -1))[..., :3] + jax.nn.relu(-y),
+    "turned": lambda y: jnp.tanh(-y),
+    "normalised": lambda y: jax.nn.relu((y - 0.1) * np.array([2.0, -1.0, 0.5]) + 0.2),
+}
+#: The sum; what the first summands, and the last one, count for; the constant.
+JOINS = {
+    "added": lambda parts: (sum(parts), 1, 1, 0),
+    "grouped from behind": lambda parts: (parts[0] + sum(parts[1:] + [0.3]), 1, 1, 0.3),
+    "subtracted": lambda parts: (sum(parts[:-1]) - parts[-1], 1, -1, 0),
+    "subtracted twice": lambda parts: (0.5 - (sum(parts[:-1]) - parts[-1]), -1, 1, 0.5),
+    "averaged": lambda parts: (jnp.stack(parts).mean(0), 1 / len(parts), 1 / len(parts), 0),
+    "windows": lambda parts: (
+        lax.reduce_window(jnp.stack(parts), 0.0, lax.add, (len(parts), 1), (1, 1), "VALID")[0],
+        1, 1, 0,
+    ),
+}  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@given(
+    scales=st.lists(st.sampled_from([1.0, -0.5, 2.0]), min_size=2, max_size=4),
+    phi=st.sampled_from(sorted(PHI)), join=st.sampled_from(sorted(JOINS)),
+    seed=st.integers(0, 9),
+)  # fmt: skip
+def test_any_sum_of_layers_is_one_layer(
+    scales: list[float], phi: str, join: str, seed: int
+) -> None:
+    """MWP and c-MWP, behind activations that want the sum larger, smaller, or both."""
+    rng = np.random.default_rng(seed)
+    weights = [rng.normal(size=(4, 3)).astype(np.float32) for _ in scales]
+    top = rng.normal(size=(3, 3)).astype(np.float32)
+    x = rng.uniform(0, 1, (len(scales), 4)).astype(np.float32)
+
+    def several(x: jax.Array) -> jax.Array:
+        parts = [x[i] @ w * scale for i, (w, scale) in enumerate(zip(weights, scales, strict=True))]
+        return PHI[phi](JOINS[join](parts)[0]) @ top
+
+    def one(x: jax.Array) -> jax.Array:
+        _, first, last, bias = JOINS[join]([jnp.zeros(3)] * len(scales))
+        signs = [*[first] * (len(scales) - 1), last]
+        whole = np.concatenate(
+            [sign * scale * w for sign, scale, w in zip(signs, scales, weights, strict=True)]
+        )
+        return PHI[phi](x.ravel() @ whole + bias) @ top
+
+    np.testing.assert_allclose(several(x), one(x), atol=1e-5)
+    for found, right in zip(maps(several, x), maps(one, x), strict=True):
+        np.testing.assert_allclose(found, right, rtol=0, atol=1e-5)
 
 
 def test_what_ends_in_a_region_is_told() -> None:
@@ -113,18 +141,19 @@ def test_what_ends_in_a_region_is_told() -> None:
         first = ej.tag(x[:, :5] @ -np.abs(A), "first")
         return jax.nn.relu(first + x[:, 5:] @ -np.abs(B) + 100)
 
-    above = ej.excitation_vjp(model, {}, X[None], 1, layer="first", rules=MERGING).mwp
+    above = ej.excitation_vjp(model, {}, X[None], 1, layer="first").mwp
     assert above.sum() == pytest.approx(0.5)
-    assert not np.any(ej.excitation_vjp(model, {}, X[None], 1, rules=MERGING).mwp)
-    table = ej.explain_rules(model, {}, X[None], target=1, rules=MERGING)
+    assert not np.any(ej.excitation_vjp(model, {}, X[None], 1).mwp)
+    table = ej.explain_rules(model, {}, X[None], target=1)
     assert sum(row.lost for row in table.rows if row.lost is not None) == pytest.approx(1)
 
 
-def test_the_default_rules_have_no_regions() -> None:
+def test_rules_that_do_not_merge_have_no_regions() -> None:
     model = lambda x: x[:5] @ A + x[5:] @ B  # noqa: E731
     program, _, _ = trace(model, X)
-    assert not analyse(program, program.inputs, ej.EXCITATION).regions
-    (region,) = analyse(program, program.inputs, MERGING).regions.values()
+    for rules in (ej.EXCITATION_UNMERGED, ej.EXCITATION_TORCHRAY):
+        assert not analyse(program, program.inputs, rules).regions
+    (region,) = analyse(program, program.inputs, ej.EXCITATION).regions.values()
     assert [op.primitive for op in region.members] == [lax.dot_general_p] * 2
 
 
@@ -134,5 +163,5 @@ def test_a_value_that_something_else_reads_is_a_neuron_of_its_own() -> None:
         return y + x[5:] @ B + jax.nn.relu(y) @ np.eye(3, dtype=np.float32)
 
     program, _, _ = trace(model, X)
-    (region,) = analyse(program, program.inputs, MERGING).regions.values()
+    (region,) = analyse(program, program.inputs, ej.EXCITATION).regions.values()
     assert len(region.members) == 2 and len(region.others) == 1

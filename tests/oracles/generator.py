@@ -47,7 +47,8 @@ class Switches:
 
 #: What is built.
 BUILT = Switches(
-    directions=True, constants_before=True, mixed_bounds=True, moved_constants=True
+    directions=True, sums_of_affine=True, constants_before=True, mixed_bounds=True,
+    moved_constants=True,
 )  # fmt: skip
 ALL = Switches(*[True] * 9)
 

@@ -516,31 +516,30 @@ def test_the_explained_input_as_the_kernel() -> None:
 
 
 def test_a_norm_behind_a_sum_of_two_convolutions() -> None:
-    """(a + b) * gamma: both convolutions' weights take gamma; h of a and b count with its sign."""
+    """(a + b) * gamma is one neuron: both convolutions' weights take gamma, Z is of both (D2)."""
     shape = IMAGE
     x, p = weights(*shape, seed=7), prior((1, 4, 3, 3))
     other = conv(1, 1, 2, 3, layout=C2)
     j, k = (matrix(f, shape) for f in (convolve, other))
-    scale = np.resize(GAMMA, p.size)  # channels last
-    a, b = (np.maximum(np.sign(scale) * (m @ x.ravel()), 0) for m in (j, k))
-    share = np.divide(p.ravel(), a + b, out=np.zeros(p.size), where=a + b > 0)
+    scale = np.resize(GAMMA, p.size)[:, None]  # channels last
     h = np.maximum(x, 0)
-    expected = excitation(scale[:, None] * j, h, share * a)
-    expected += excitation(scale[:, None] * k, h, share * b)
-    assert_close(pull(lambda x: (convolve(x) + other(x)) * GAMMA, x, p), expected)
+    expected = sum(np.split(excitation(np.hstack([scale * j, scale * k]), np.stack([h, h]), p), 2))
+    assert_close(
+        pull(lambda x: (convolve(x) + other(x)) * GAMMA, x, p), np.reshape(expected, x.shape)
+    )
 
 
 def test_a_norm_behind_an_average_pool_behind_a_convolution() -> None:
+    """One neuron: a strided convolution of larger windows (D2)."""
     shape = (1, 4, 4, 2)
     x, p = weights(*shape, seed=7), prior((1, 2, 2, 3))
 
     def pool(x: jax.Array) -> jax.Array:
         return nn.avg_pool(x, (2, 2), (2, 2))
 
-    j, scale = matrix(convolve, shape), np.resize(GAMMA, 48)
-    middle = np.maximum(np.sign(scale) * (j @ x.ravel()), 0)
-    p_middle = excitation(matrix(pool, (1, 4, 4, 3)), middle, p)
-    expected = excitation(scale[:, None] * j, np.maximum(x, 0), p_middle)
+    positive, scale = matrix(convolve, shape), np.resize(GAMMA, 48)[:, None]
+    positive = matrix(pool, (1, 4, 4, 3)) @ np.maximum(scale * positive, 0)
+    expected = excitation(positive, np.maximum(x, 0), p)
     assert_close(pull(lambda x: batch_norm(pool(convolve(x))), x, p), expected)
 
 
