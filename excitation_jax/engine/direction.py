@@ -112,7 +112,7 @@ class Directions:
         ]
         if value in program.outputs:
             edges.append((None, None))
-        found = _together(edges, value)
+        found = together(edges, value)
         if found is None:
             self.ways.pop(value, None)
         else:
@@ -239,7 +239,7 @@ def _narrowed(way: Way, wide: tuple[int, ...], shape: tuple[int, ...]) -> Way:
     return Signed((1,) * rank, lambda read: way.read(read).reshape((1,) * rank), way.minus)
 
 
-def _together(edges: Sequence[tuple[Op | None, Way]], value: Value) -> Way:
+def together(edges: Sequence[tuple[Op | None, Way]], value: Value) -> Way:
     """One direction for all readings of a value, `BOTH` where there is none."""
     ways = [way for _, way in edges]
     if all(way is None for way in ways):

@@ -19,7 +19,7 @@ from ..program.primitives import Kind, indices, is_product, kind, row
 from ..program.slope import BOTH, Signed, Turning, Way, slope
 from ..program.trace import Op, Program, Value
 from ..rules.rule import Flow, Step, Structure, Through
-from .direction import Directions
+from .direction import Directions, together
 
 #: An operand of an operation, by its position.
 Place = tuple[Op, int]
@@ -132,10 +132,6 @@ def _moves(step: Step, facts: FactTable) -> bool:
     return active == [step.route.source] and not divides
 
 
-def _agree(a: Way, b: Way) -> bool:
-    return a is b or all(isinstance(way, Signed) and way.minus for way in (a, b))
-
-
 class _Growth:
     """Grows a region from its top down, as far as nothing else reads what it takes in."""
 
@@ -234,10 +230,12 @@ class _Growth:
         whole = self.directions.ways.get(self.top.outputs[0])
         ways: dict[Value, Way] = {self.top.outputs[0]: None if whole is BOTH else whole}
         made = {v for op in (*self.members, *self.inner) for v in op.outputs}
-        for op in self.inner:
+        edges: dict[Value, list[tuple[Op | None, Way]]] = {}
+        for op in (*self.inner, *self.members):
+            ways.update((v, together(edges[v], v)) for v in op.outputs if v in edges)
             for value in dict.fromkeys(v for v in op.inputs if v in made):
                 way = self.directions.of_part(op, value, ways)
-                ways[value] = way if _agree(ways.get(value, way), way) else BOTH
+                edges.setdefault(value, []).append((op, way))
         return ways
 
     def _unclear(self) -> set[Op]:

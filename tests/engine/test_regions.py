@@ -148,6 +148,20 @@ def test_what_ends_in_a_region_is_told() -> None:
     assert sum(row.lost for row in table.rows if row.lost is not None) == pytest.approx(1)
 
 
+def test_a_difference_of_two_scores_of_one_layer_is_one_of_two_layers() -> None:
+    """Its own weights for the one, those of the negated neuron for the other."""
+    one, two = lambda x: (x @ B)[0] - (x @ B)[2], lambda x: x @ B[:, 0] - x @ B[:, 2]
+    layer = lambda x: (y := x @ B)[0] - y[2]  # noqa: E731
+    rules = {"contrastive": True}
+    for options in ({}, rules):
+        found = [
+            jax.vjp(ej.excite(f, **options), X[:4])[1](np.float32(1))[0] for f in (layer, one, two)
+        ]
+        np.testing.assert_allclose(found[0], found[2], atol=1e-6)
+        np.testing.assert_allclose(found[1], found[2], atol=1e-6)
+        assert np.abs(found[0]).sum() > 0.5
+
+
 def test_rules_that_do_not_merge_have_no_regions() -> None:
     model = lambda x: x[:5] @ A + x[5:] @ B  # noqa: E731
     program, _, _ = trace(model, X)
