@@ -345,9 +345,7 @@ def _pulled(op: Op, value: Value, signs: Sequence[Signed]) -> Signed:
 
         def move(x: jax.Array) -> list[jax.Array]:
             operands = [operand(i, v, x) for i, v in enumerate(op.inputs)]
-            if op.primitive in (lax.scatter_p, lax.scatter_add_p):
-                return [compat.scatter(op.primitive, op.params, *operands)]
-            return compat.bind(op.primitive, op.params, *operands)
+            return compat.bind_any(op.primitive, op.params, *operands)
 
         _, pull = jax.vjp(move, zeros(value))
         full = [

@@ -47,7 +47,7 @@ from .carriers import (
 )
 from .direction import Read
 from .lanes import Below, joined, made_for
-from .merging import carry_region
+from .merging import carry_region, carry_reverse
 from .nests import checkpointed, evaluate_nest
 from .plan import Plan, check_floating
 from .planning import analyse
@@ -251,6 +251,7 @@ def _evaluate(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
                 carry_region(run, region, upper, env, carried)
             else:
                 _carry_on(run, step, upper, env, carried)
+        carry_reverse(run, op, env, carried)
     for value in op.outputs:
         if value in run.taps:
             for lane in plan.lanes(value):
@@ -274,7 +275,7 @@ def _carry_on(run: Evaluation, step: Step, upper: bool, env: Arrays, carried: Ca
             return metered(meter, [passed(run, op, discounted(meter, given)[0], env)])
         if isinstance(step.route, Structure):
             return metered(meter, moved(step, env, discounted(meter, given)))
-        return _flow(run, step, env, given, contrastive, direction)
+        return _flow(run, step, env, given, contrastive and op not in plan.headed, direction)
 
     if len(step.directions) == 2 and step.rule.joins(op) and not contrastive:
         both = made_for(run, step, phase, 0, env, carried, make)
@@ -317,8 +318,7 @@ def _carry(
         units without excitatory input.
       known: what the rule needs (see `carriers.knowledge`).
     """
-    made = [carrier(value) for value in step.site.op.outputs]
-    return made if how[-1] else [*made, *made]
+    return [carrier(value) for value in step.site.op.outputs] * (1 if how[-1] else 2)
 
 
 def _carry_forward(step: Step, how: Any, carriers: list, meter: Any, known: Any) -> tuple:

@@ -32,14 +32,14 @@ class _Task(NamedTuple):
     Attributes:
       sources: the operands with a carrier, for each direction, by operation and position.
       read: partial sums whose part of P is wanted, for each direction.
-      contrastive: the negated neuron's excitation is to be subtracted.
+      parts: of the neuron, 1, and of the negated one, -1: those that send, each with its sign.
     """
 
     plan: Plan
     region: Region
     sources: tuple[tuple[Place, ...], ...]
     read: tuple[tuple[Value, ...], ...]
-    contrastive: bool
+    parts: tuple[int, ...]
 
 
 def carry_region(
@@ -49,24 +49,36 @@ def carry_region(
     plan, (output,) = run.plan, region.top.outputs
     contrastive = upper and any(plan.steps[op].contrastive for op in region.members)
     below = [_below(run, region, upper, contrastive, d, carried) for d in region.directions]
-    lanes = {v: [plan.lane(upper, v, d) for d in region.directions] for v in region.values}
-    read = [
-        {
-            value: carried[key]
-            for value, lane in lanes.items()
-            if (key := (lane[k], value)) in carried
-        }
-        for k in range(len(region.directions))
-    ]
+    lanes = [[(plan.lane(upper, v, d), v) for v in region.values] for d in region.directions]
+    read = [{v: carried[lane, v] for lane, v in keys if (lane, v) in carried} for keys in lanes]
     if not any(below) and not any(read):
         return
-    task = _Task(plan, region, tuple(map(tuple, below)), tuple(map(tuple, read)), contrastive)
+    parts = (1, -1) if contrastive and not plan.headed.issuperset(region.members) else (1,)
+    task = _Task(plan, region, tuple(map(tuple, below)), tuple(map(tuple, read)), parts)
     made = _carry(
         task, [list(arrays.values()) for arrays in below], [list(taps.values()) for taps in read],
         run.taps.get(region.top), _known_of(run, region, env),
     )  # fmt: skip
     for direction, array in zip(region.directions, made, strict=True):
         carried[plan.lane(upper, output, direction), output] = array.astype(carrier_dtype(output))
+
+
+def carry_reverse(run: Evaluation, top: Op, env: Arrays, carried: Carried) -> None:
+    """Adds to the carriers of a pooled score, in the upper phase, that of its reverse unit (D6)."""
+    if (head := run.plan.heads.get(top)) is None:
+        return
+    (output,) = top.outputs
+    below = [_below(run, head, True, True, d, carried) for d in head.directions]
+    lanes = [run.plan.lane(True, output, direction) for direction in head.directions]
+    if not any(below) or any((lane, output) not in carried for lane in lanes):
+        return
+    task = _Task(run.plan, head, tuple(map(tuple, below)), ((),) * len(below), (-1,))
+    made = _carry(
+        task, [list(arrays.values()) for arrays in below], [[] for _ in below], None,
+        _known_of(run, head, env),
+    )  # fmt: skip
+    for lane, array in zip(lanes, made, strict=True):
+        carried[lane, output] += array.astype(carrier_dtype(output))
 
 
 def _below(
@@ -152,8 +164,10 @@ def _carry_backward(task: _Task, saved: tuple, p: list[jax.Array]) -> tuple:
 _carry.defvjp(_carry_forward, _carry_backward)
 
 
-def _is_identity(op: Op) -> bool:
-    """Whether nothing but the precision changes, which the pass has of its own."""
+def _is_identity(op: Op, region: Region) -> bool:
+    """Whether nothing but the precision changes, which the pass has of its own, or is to change."""
+    if op in region.skipped:
+        return True
     cast = op.primitive is lax.convert_element_type_p
     return cast or kind(op.primitive) is Kind.IDENTITY
 
@@ -188,15 +202,17 @@ class _Neuron:
 
     def shares(self) -> tuple[dict[Place, jax.Array], Arrays]:
         """What the sources get, and what passes the partial sums that are read."""
-        found, passing, p = self._of_others() if self.region.others else ({}, {}, self.p)
+        apart = self.region.others and 1 in self.task.parts
+        found, passing, p = self._of_others() if apart else ({}, {}, self.p)
         if not self.region.members:
             return found, passing
-        sent, read = self._excited(p, self.direction)
-        if self.task.contrastive:
-            negated, _ = self._excited(p, -self.direction)
-            sent = {place: sent[place] - negated[place] for place in sent}
-        for (op, i), share in sent.items():
-            found[op, i] = shared(share, self.connected[op].h)
+        read: Arrays = {}
+        for part in self.task.parts:
+            sent, passed = self._excited(p, part * self.direction)
+            read = read or passed
+            for (op, i), share in sent.items():
+                share = part * shared(share, self.connected[op].h)
+                found[op, i] = found[op, i] + share if (op, i) in found else share
         passing = {value: read[value] + passing.get(value, 0) for value in read}
         return found, passing | {
             v: unbroadcast(self.p, v.shape) for v in self.read if v in self.region.whole
@@ -206,7 +222,7 @@ class _Neuron:
         """Of a member's connections; Z- = Z+ - L(h) where L(h) is its own output."""
         total, send = self.connected[op].excite(part)
         output, sign = self.calls[op].output, self.signs[op]
-        if part < 0 and output is not None and not self.task.contrastive:
+        if part < 0 and output is not None and 1 in self.task.parts:
             larger, _ = self.connected[op].excite(1)
             output = output.astype(larger.dtype)
             total = jnp.maximum(larger - (output if sign is None else sign * output), 0)
@@ -334,7 +350,7 @@ class _Neuron:
     def _sum_of(self, op: Op, operands: Sequence[jax.Array | None], sizes: bool) -> list[jax.Array]:
         """An inner operation on amounts; None for what has none."""
         given = [x for x in operands if x is not None]
-        if _is_identity(op):
+        if _is_identity(op, self.region):
             return given
         if kind(op.primitive) is Kind.ELEMENTWISE:
             total = sum(given[1:], given[0])
@@ -344,7 +360,7 @@ class _Neuron:
                 total = total * factor if op.primitive is lax.mul_p else safe_divide(total, factor)
             return [jnp.broadcast_to(total, op.outputs[0].shape)]
         fixed = indices(op.primitive)
-        return compat.bind(
+        return compat.bind_any(
             op.primitive, op.params,
             *(
                 self._constant(v) if i in fixed else self._zeros(v) if x is None else x
@@ -372,7 +388,7 @@ class _Neuron:
                 else self._constant(v)
                 for i, v in enumerate(op.inputs)
             ]  # fmt: skip
-            same = _is_identity(op)
-            made = operands if same else compat.bind(op.primitive, op.params, *operands)
+            same = _is_identity(op, self.region)
+            made = operands if same else compat.bind_any(op.primitive, op.params, *operands)
             env.update(zip(op.outputs, made, strict=True))
         return env[self.region.top.outputs[0]]

@@ -86,6 +86,8 @@ class Plan:
       neurons: what operands are made of.
       ways: the direction of the probability at the values where it is not P+ throughout.
       regions: operations that are one step with others (see regions.py), by the one at the top.
+      heads: in a contrastive pass, the reverse units of scores that are pooled behind an
+        activation, by the pooling (D6).
       upper, lower: in a contrastive pass, the values that probability reaches before and after
         it has met the first affine operation; a value may be in both. In an ordinary pass all
         are in ``lower``.
@@ -102,6 +104,7 @@ class Plan:
     neurons: Neurons = field(init=False)
     ways: Mapping[Value, Way] = field(default_factory=dict)
     regions: dict[Op, Region] = field(default_factory=dict)
+    heads: dict[Op, Region] = field(default_factory=dict)
     upper: set[Value] = field(default_factory=set)
     lower: set[Value] = field(default_factory=set)
 
@@ -112,6 +115,11 @@ class Plan:
     def merged(self) -> frozenset[Op]:
         """The operations whose part in the pass is a region's."""
         return frozenset(op for region in self.regions.values() for op in region.merged)
+
+    @functools.cached_property
+    def headed(self) -> frozenset[Op]:
+        """The affine operations whose negated neurons are parts of a head's."""
+        return frozenset(op for head in self.heads.values() for op in head.members)
 
     def path(self, program: Program, op: Op) -> str:
         """The module that an operation belongs to: by its scope, or by the parameters it reads."""

@@ -18,7 +18,7 @@ from ..rules.rule import Flow, Inside, Refuse, Site, Step, Through
 from ..rules.ruleset import RuleSet
 from .direction import Directions
 from .plan import Plan
-from .regions import find_regions
+from .regions import find_heads, find_regions
 
 
 def analyse(
@@ -160,6 +160,8 @@ def _look_around(plan: Plan, contrasted: frozenset[Op]) -> None:
         plan.steps[op] = known
     for program in programs(plan.program):
         plan.regions |= find_regions(program, plan.steps, plan.facts, ways)
+        if contrasted:
+            plan.heads |= find_heads(program, plan.steps, plan.facts, ways, contrasted)
     _want_companions(plan, (value for region in plan.regions.values() for value in region.values))
 
 

@@ -40,6 +40,7 @@ class Region:
         directions, for P+.
       both: whether it does.
       whole: values below the output that are the whole, scaled and shifted.
+      skipped: activations inside that are taken for the identity (see `find_heads`).
     """
 
     top: Op
@@ -50,6 +51,7 @@ class Region:
     signs: Mapping[Op | Place, Signed | None]
     both: bool
     whole: tuple[Value, ...]
+    skipped: frozenset[Op]
 
     @property
     def directions(self) -> tuple[int, ...]:
@@ -93,6 +95,28 @@ def find_regions(
     return found
 
 
+def find_heads(
+    program: Program, steps: Mapping[Op, Step], facts: FactTable, directions: Directions,
+    contrasted: frozenset[Op],
+) -> dict[Op, Region]:  # fmt: skip
+    """The linear heads of scores that are pooled behind an activation, by the pooling (D6).
+
+    The reverse unit of such a score is the whole linear map from the layer's operand: with the
+    pooling's weights, and the identity in place of the activation.
+    """
+    found: dict[Op, Region] = {}
+    taken: set[Op] = set()
+    for op in reversed(program.ops):
+        step = steps.get(op)
+        if step is None or op in taken or not _adds(step) or kind(op.primitive) is not Kind.SUM:
+            continue
+        region = _Growth(steps, facts, directions, op, set(), skips=True).region()
+        if region is not None and region.skipped and contrasted.issuperset(region.members):
+            found[op] = region
+            taken.update(region.merged)
+    return found
+
+
 def _behind_a_sum(op: Op, steps: Mapping[Op, Step], facts: FactTable) -> set[Op] | None:
     """The scales and shifts behind a sum, down from one of them; None where there is no sum.
 
@@ -121,7 +145,7 @@ def _adds(step: Step) -> bool:
 def _moves(step: Step, facts: FactTable) -> bool:
     """Whether an operation is linear in one value, with constants that are known by then."""
     op = step.site.op
-    if isinstance(step.route, Structure):
+    if isinstance(step.route, Structure) or op.primitive is lax.scatter_p:
         which = [v for i, v in enumerate(op.inputs) if i in indices(op.primitive)]
         return not any(facts[value].active for value in which)
     known = row(op.primitive)
@@ -133,14 +157,19 @@ def _moves(step: Step, facts: FactTable) -> bool:
 
 
 class _Growth:
-    """Grows a region from its top down, as far as nothing else reads what it takes in."""
+    """Grows a region from its top down, as far as nothing else reads what it takes in.
+
+    Args:
+      behind: scales and shifts from the top down to the first sum.
+      skips: activations are taken for the identity.
+    """
 
     def __init__(
         self, steps: Mapping[Op, Step], facts: FactTable, directions: Directions, top: Op,
-        behind: set[Op],
+        behind: set[Op], skips: bool = False,
     ):  # fmt: skip
         self.steps, self.facts, self.directions, self.top = steps, facts, directions, top
-        self.behind = behind
+        self.behind, self.skips = behind, skips
         self.members: list[Op] = []
         self.inner: list[Op] = []
 
@@ -156,7 +185,7 @@ class _Growth:
                 break
             barred |= out
         others = self._others()
-        if not self.members and len(others) < 3:
+        if not self.members and len(others) < 3 and not self._hides_constants(others):
             return None
         read = {v: None for op in self.inner for v in op.inputs if not self.facts[v].active}
         constants = tuple(value for value in read if value.literal is None)
@@ -169,6 +198,7 @@ class _Growth:
         return Region(
             self.top, tuple(self.members[::-1]), tuple(self.inner[::-1]), tuple(others), constants,
             signs, both, tuple(v for op in self.behind for v in self.steps[op].sources),
+            frozenset(op for op in self.inner if self._activates(op)),
         )  # fmt: skip
 
     def _others(self) -> list[Place]:
@@ -177,12 +207,28 @@ class _Growth:
             (op, i)
             for op in self.inner
             for i, value in enumerate(op.inputs)
-            if value not in made and self.facts[value].active
+            if value not in made and value in self._parts(op)
         ]
+
+    def _hides_constants(self, others: list[Place]) -> bool:
+        """Whether a sum of sums has constants among its summands, which partial sums would hide."""
+        several = sum(_adds(self.steps[op]) for op in self.inner) > 1
+        return several and any(not self.facts[op.inputs[i]].activity.whole for op, i in others)
+
+    def _parts(self, op: Op) -> list[Value]:
+        """What an operation adds, moves or scales."""
+        if self._activates(op):  # the rest says how
+            return list(self.steps[op].sources)
+        return [value for value in op.inputs if self.facts[value].active]
 
     def _grow(self, barred: set[Op]) -> None:
         self.members, self.inner = [], [self.top]
-        inside, pending = {self.top}, self._makers(self.top)
+        inside, pending, activated, summed = (
+            {self.top},
+            self._makers(self.top),
+            set[Op](),
+            set[Op](),
+        )
         while pending:
             op = max(pending, key=lambda op: op.index)  # all that reads it has been met
             pending.remove(op)
@@ -191,10 +237,28 @@ class _Growth:
                 continue
             if self._connects(step):
                 self.members.append(op)
-            elif _adds(step) or _moves(step, self.facts):
+            elif self._takes(op, step, activated, summed):
                 self.inner.append(op)
                 inside.add(op)
                 pending |= self._makers(op)
+                if self._activates(op) or self._readers(op) <= activated:
+                    activated.add(op)
+                if op in activated and (_adds(step) or self._readers(op) & summed):
+                    summed.add(op)
+
+    def _takes(self, op: Op, step: Step, activated: set[Op], summed: set[Op]) -> bool:
+        """Whether an operation adds, moves or scales parts of the whole.
+
+        Args:
+          activated: what lies below an activation that is skipped.
+          summed: what lies below a sum of layers' scores there. Only the activation between the
+            scores and their pooling is skipped.
+        """
+        if self._activates(op):
+            return not self._readers(op) & summed
+        pair = _adds(step) and kind(op.primitive) is Kind.ELEMENTWISE
+        whole = not self.skips or not pair or self._readers(op) <= activated
+        return (_adds(step) and whole) or _moves(step, self.facts)
 
     def _makers(self, op: Op) -> set[Op]:
         made = (self.facts[value].producer for value in op.inputs)
@@ -208,18 +272,31 @@ class _Growth:
             return sum(self.facts[value].active for value in op.inputs) == 1
         return self.facts.is_learned_layer(op)
 
-    def _is_read_inside_only(self, op: Op, inside: set[Op]) -> bool:
+    def _activates(self, op: Op) -> bool:
+        """Whether it is an activation that is skipped."""
+        step = self.steps[op]
+        through = self.skips and isinstance(step.route, Through) and not _moves(step, self.facts)
+        return through and self.facts[op.outputs[0]].parent is not None
+
+    def _readers(self, op: Op) -> set[Op]:
         readers = {reader for v in op.outputs for reader in self.facts.consumers.get(v, ())}
+        if self.skips:  # what an activation is computed from besides is no reader
+            readers = {reader for reader in readers if reader in self.steps}
+        return readers
+
+    def _is_read_inside_only(self, op: Op, inside: set[Op]) -> bool:
+        readers = self._readers(op)
         leaves = any(value in self.facts.ends for value in op.outputs)
         return bool(readers) and readers <= inside and not leaves and op.remats == self.top.remats
 
     def _mixed(self) -> set[Op]:
-        """Moves and scales of more than affine values: they stay outside."""
+        """Moves and scales of more than affine values: they stay outside, beside such."""
+        if not self.members:
+            return set()
         pure = {value for op in self.members for value in op.outputs}
         mixed = set()
         for op in reversed(self.inner):
-            active = [value for value in op.inputs if self.facts[value].active]
-            if pure.issuperset(active):
+            if pure.issuperset(self._parts(op)):
                 pure.update(op.outputs)
             elif not _adds(self.steps[op]) and op not in self.behind:
                 mixed.add(op)

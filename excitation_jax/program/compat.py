@@ -140,6 +140,13 @@ def scatter(
     return place(x, indices, updates, params["dimension_numbers"], **options)
 
 
+def bind_any(primitive: Primitive, params: dict[str, Any], *operands: Any) -> list[Any]:
+    """`bind`, for operands of another dtype than the program's."""
+    if primitive in (lax.scatter_p, lax.scatter_add_p):
+        return [scatter(primitive, params, *operands)]
+    return bind(primitive, params, *operands)
+
+
 def why_unknown(primitive: Primitive) -> str:
     """Why a primitive has no rule; the name decides on the words only."""
     if primitive.name == "call_hi_primitive":

@@ -93,7 +93,6 @@ def parts(network: Network) -> list:
 LATER = {
     "D0": (BUILT, winners.BUILT, (*NEEDS, "D0"), HIDING),
     "D4 across borders": (BUILT, winners.BUILT, NEEDS, ()),
-    "D6": (Switches(whole_heads=True), AGREED, ()),
     "D7": (Switches(gates=True), AGREED, ("D7",)),
     "D10": (Switches(maxima=False), CONSERVING, ()),
     "all but D10": (ALL, AGREED, ("D0", *NEEDS, "D7")),

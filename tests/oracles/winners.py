@@ -34,12 +34,12 @@ class Meaning:
     evenly: bool = False
 
 
-#: R1 to R9, D0 to D5, D8: what the library computes.
-BUILT = Meaning(whole_heads=False)
 #: Before D3.
 BEFORE = Meaning(constants_of_readers=False, whole_heads=False)
 #: D0 to D9.
 AGREED = Meaning()
+#: What the library computes: as AGREED, but for gates (D7).
+BUILT = AGREED
 #: D10, too.
 CONSERVING = Meaning(evenly=True)
 
@@ -193,8 +193,8 @@ class Winners:
         if isinstance(neuron, Function | Scaled | Normalised) and output not in (
             self.net.whole_heads
         ):
-            ((child, way, _),) = self.transition(output, direction)
-            return self._top(child, way)
+            for child, way, _ in self.transition(output, direction):  # none, if it is constant
+                return self._top(child, way)
         return output, direction
 
     def _head(self, top: int) -> list[int]:
