@@ -290,15 +290,14 @@ class _Growth:
         return bool(readers) and readers <= inside and not leaves and op.remats == self.top.remats
 
     def _mixed(self) -> set[Op]:
-        """Moves and scales of more than affine values: they stay outside, beside such."""
-        if not self.members:
-            return set()
+        """Moves and scales that stay outside: those of more than affine values, or than sums."""
         pure = {value for op in self.members for value in op.outputs}
         mixed = set()
         for op in reversed(self.inner):
-            if pure.issuperset(self._parts(op)):
+            adds = _adds(self.steps[op])
+            if pure.issuperset(self._parts(op)) or (adds and not self.members):
                 pure.update(op.outputs)
-            elif not _adds(self.steps[op]) and op not in self.behind:
+            elif not adds and op not in self.behind:
                 mixed.add(op)
         return mixed
 
