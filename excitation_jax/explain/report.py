@@ -221,7 +221,7 @@ def _run(
 ) -> tuple[dict[Op, float], dict[Op, float], float]:
     """The shares of the probability at each operation, lost at each, and at the input."""
     plan = prepared.plan
-    target = check_target(prepared.out_shape, target)
+    target = check_target(prepared.out_shape, target, args[-1])
     planned = [op for _, op in plan.program.all_ops(sharded=False) if op in plan.steps]
     arriving = {op: [v for v in op.outputs if v in plan.reached][:1] for op in planned}
     # Where probability can end: at units that nothing excites, at padding and other constants.

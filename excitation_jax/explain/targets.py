@@ -20,7 +20,8 @@ def top_down_signal(outputs: Any, target: Target) -> Any:
 
     Args:
       outputs: (N, C) scores, (C,) of a single example, or a score map (N, h, w, C); for a
-        callable target any pytree of arrays.
+        callable target any pytree of arrays. (A model's outputs (N,) for a batch of N are taken as
+        (N, 1) by all that see the batch.)
       target: one of
         - an int, or an integer array (N,): one unit per example, which gets probability 1. On a
           score map the unit's scores, softmax-normalised over positions;
@@ -98,11 +99,12 @@ def signal(outputs: Any, target: Target) -> tuple[Any, bool]:
     return spread * weights, several
 
 
-def check_target(outputs: Any, target: Target) -> Target:
+def check_target(outputs: Any, target: Target, x: Any = None) -> Target:
     """The target, as an array if it is no callable.
 
     Args:
       outputs: the model's, or their shapes.
+      x: the model's input. Outputs (N,) of a batch of N are one number an example, like (N, 1).
 
     Raises:
       As `top_down_signal`.
@@ -126,6 +128,11 @@ def check_target(outputs: Any, target: Target) -> Target:
     if jnp.issubdtype(array.dtype, jnp.floating):
         _check_float_target(outputs.shape, array, array.shape)
     elif jnp.issubdtype(array.dtype, jnp.integer):
+        if len(outputs.shape) == 1 and outputs.shape == _batch(x):
+            _check_integer_target((*outputs.shape, 1), array, array.shape)
+            if array.ndim > 1:
+                raise ValueError("one number an example is one target: several need (N, classes)")
+            return jnp.broadcast_to((array == 0).astype(outputs.dtype), outputs.shape)
         _check_integer_target(outputs.shape, array, array.shape)
     else:
         raise TypeError(
@@ -133,6 +140,12 @@ def check_target(outputs: Any, target: Target) -> Target:
             "itself) or a callable"
         )
     return array
+
+
+def _batch(x: Any) -> tuple[int, ...]:
+    """The length of the input's leading axis, where what is behind it is an example."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
+    return shapes[0][:1] if shapes and len(shapes[0]) > 1 else ()
 
 
 def _check_float_target(outputs: tuple[int, ...], target: Any, shape: tuple[int, ...]) -> None:

@@ -111,7 +111,7 @@ def top_down(
                 f"layer {read.name!r} lies inside a loop or branch, and this method needs its "
                 "value, which does not leave it: choose another layer"
             )
-    target = check_target(prepared.out_shape, target)
+    target = check_target(prepared.out_shape, target, x)
     traceable = callable(target)
     function, given = trace_target(target, prepared.out_shape) if traceable else (None, target)
     leaves = jax.tree.leaves((params, x))

@@ -38,7 +38,7 @@ class Passes:
             return model_fn(params, x)
 
         closed, self.outputs = jax.make_jaxpr(anew, return_shape=True)(params, x)
-        target = check_target(self.outputs, target)
+        target = check_target(self.outputs, target, x)
         self.goal: Callable[..., Any] | None = target if callable(target) else None
         self.array: Any = None if callable(target) else target
         captured, key = list(closed.consts), [fingerprint(closed), jax.tree.structure(self.outputs)]

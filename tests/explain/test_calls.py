@@ -170,6 +170,31 @@ def test_model_with_several_outputs_takes_a_callable_target(network: tuple) -> N
     )
 
 
+@pytest.mark.parametrize("contrastive", [False, True])
+def test_one_number_an_example_is_a_column_of_scores(network: tuple, contrastive: bool) -> None:
+    """Outputs (N,), as (N, 1)."""
+    apply, params, x = network
+
+    def column(params: dict, x: jax.Array) -> jax.Array:
+        return apply(params, x)[:, 2:3]
+
+    def numbers(params: dict, x: jax.Array) -> jax.Array:
+        return column(params, x)[:, 0]
+
+    right = ej.excitation_vjp(column, params, x, 0, contrastive=contrastive).mwp
+    for target in (0, np.zeros(3, int), np.ones(3, np.float32)):
+        found = ej.excitation_vjp(numbers, params, x, target, contrastive=contrastive)
+        assert found.outputs.shape == (3,)
+        np.testing.assert_allclose(found.mwp, right, atol=1e-6)
+    inside = jax.jit(lambda x, t: ej.excitation_vjp(numbers, params, x, t).mwp)
+    assert not np.any(inside(x, 1))
+    report = ej.explain_rules(numbers, params, x, target=0)
+    assert report.reached == ej.explain_rules(column, params, x, target=0).reached
+    for target, message in ((1, "out of range"), (np.zeros((3, 2), int), "one target")):
+        with pytest.raises(ValueError, match=message):
+            ej.excitation_vjp(numbers, params, x, target)
+
+
 def test_out_of_range_under_jit_gives_zeros(network: tuple) -> None:
     run = jax.jit(lambda target: ej.excitation_vjp(*network, target, layer="shared").mwp)
     assert float(jnp.abs(run(jnp.array([9, 9, 9]))).max()) == 0
