@@ -128,6 +128,34 @@ def is_centred(op: Op, facts: Any) -> bool:
     )
 
 
+def put_back(op: Op, facts: Any) -> int | None:
+    """The summand that was subtracted from its own value, and is added again to what came of it.
+
+    The maximum of a logsumexp, or the mean that a series was freed of before a network (R5).
+    """
+    if op.primitive not in ADDITIONS or not all(facts[value].active for value in op.inputs):
+        return None
+    for i, value in enumerate(op.inputs):
+        subtracted = [v for root in _moved_from(value, facts) for v in _copies(root, facts)]
+        for copy in subtracted:
+            for reader in facts.consumers.get(copy, ()):
+                if not is_centred(reader, facts) or reader.inputs[1] is not copy:
+                    continue
+                if facts.depends(op.inputs[1 - i], reader.outputs[0]) is not None:
+                    return i
+    return None
+
+
+def _copies(value: Value, facts: Any) -> list[Value]:
+    """A value, and what merely moves it."""
+    found = [value]
+    for copy in found:
+        for reader in facts.consumers.get(copy, ()):
+            same = kind(reader.primitive) in (Kind.MOVE, Kind.IDENTITY) and len(reader.inputs) == 1
+            found += reader.outputs if same else ()
+    return found
+
+
 def _moved_from(value: Value, facts: Known) -> list[Value]:
     """The values that it is a moved, cut and joined copy of, itself the first."""
     found, pending = [value], {value}

@@ -6,6 +6,7 @@ name: one function here, one example in its docstring.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -165,27 +166,75 @@ def share(op: Op, facts: Known) -> bool:
 
 
 def signal_factor(op: Op, facts: Any) -> int | None:
-    """R7: which of two factors is the signal, the other one being a gate; None if unclear.
+    """R7, D7: which of two factors is the signal, the other one being a gate; None if unclear.
 
-    In this order: a normaliser, a value in [0, 1], or one bounded and not negative is the gate; a
-    factor that is computed from the other one is the gate; a sigmoid is (of a state in [0, 1]); the
-    one with a lower bound (the activated half of SwiGLU) is.
+    The gate is, in this order: a normaliser; a statistic of the other factor, or what was divided
+    out of it; learned constants that gates mix (the weights of a dynamic convolution); what is
+    repeated along axes of the other; a value in [0, 1], or one bounded and not negative; a factor
+    computed from the other; a sigmoid (of a state in [0, 1]); a self-gated or bounded activation;
+    the one with the higher of two lower bounds.
 
-    ``sigmoid(z) * x``, ``softmax(scores) @ values``, ``silu(a) * b``, ``x * lax.rsqrt(variance)``
+    ``x * lax.rsqrt(var)``, ``net(x / s) * s``, ``sigmoid(z) * x``, ``softmax(scores) @ values``,
+    ``features * scale[:, None]``, ``relu(a) * silu(b)``
     """
-    a, b = op.inputs
-    first, second = (_gate_strength(value, facts) for value in op.inputs)
-    if first != second:
-        return 0 if first < second else 1
-    if facts.depends(b, a) is not None:
-        return 0
-    if facts.depends(a, b) is not None:
-        return 1
-    for strength in (_is_sigmoid, _bound_strength):
-        first, second = (strength(facts[value]) for value in op.inputs)
+    (out,) = op.outputs
+    for strength in (
+        lambda v, other: facts[v].role is Role.NORMALISER,
+        lambda v, other: _was_divided_out(v, other, facts),
+        lambda v, other: _is_mixed(v, facts),
+        lambda v, other: op.primitive is lax.mul_p and _is_repeated(v, out, facts),
+        lambda v, other: _gate_strength(v, facts),
+        lambda v, other: facts.depends(v, other) is not None,
+        lambda v, other: _is_sigmoid(facts[v]),
+        lambda v, other: _is_self_gated(facts[v]),
+        lambda v, other: _bound_strength(facts[v]),
+    ):
+        first, second = strength(*op.inputs), strength(*op.inputs[::-1])
         if first != second:
             return 0 if first < second else 1
     return None
+
+
+def _was_divided_out(value: Value, other: Value, facts: Any) -> bool:
+    """Whether a statistic multiplies what was computed from values divided by it.
+
+    ``net(x / s) * s``
+    """
+    root = through_layout(value, facts)
+    copies = [root]
+    for copy in copies:
+        for op in facts.consumers.get(copy, ()):
+            if kind(op.primitive) in (Kind.MOVE, Kind.IDENTITY) and len(op.inputs) == 1:
+                copies += op.outputs
+            elif op.primitive is lax.div_p and op.inputs[1] is copy and facts[op.inputs[0]].active:
+                if facts.depends(other, op.outputs[0]) is not None:
+                    return True
+    return False
+
+
+def _is_mixed(value: Value, facts: Known) -> bool:
+    """Whether gates mix learned constants: ``softmax(router(x)) @ kernels``."""
+    op = facts[through_layout(value, facts)].producer
+    if op is None or kind(op.primitive) is not Kind.AFFINE or is_product(op):
+        return False
+    active = [i for i, operand in enumerate(op.inputs) if facts[operand].active]
+    if len(active) != 1 or not facts[op.inputs[1 - active[0]]].learned:
+        return False
+    return _gate_strength(op.inputs[active[0]], facts) >= 2
+
+
+def _is_repeated(value: Value, out: Value, facts: Known) -> bool:
+    """Whether the elements of a factor are repeated along an axis of the product."""
+    while math.prod(value.shape) == math.prod(out.shape):
+        op = facts[value].producer
+        kept = op is not None and (
+            layout(op.primitive) in (Layout.BROADCAST, Layout.RESHAPED)
+            or kind(op.primitive) is Kind.IDENTITY
+        )
+        if op is None or not kept:
+            return False
+        value = op.inputs[0]
+    return True
 
 
 def _gate_strength(value: Value, facts: Known) -> int:
@@ -217,6 +266,12 @@ def _unscaled(value: Value, facts: Known) -> Value | None:
 
 def _is_sigmoid(known: Any) -> int:
     return int(known.producer is not None and known.producer.primitive is lax.logistic_p)
+
+
+def _is_self_gated(known: Any) -> bool:
+    """Whether it is a bounded activation, or one that dips (SiLU, GELU)."""
+    low, high = known.interval
+    return known.parent is not None and -INF < low and (low < 0 or high < INF)
 
 
 def _bound_strength(known: Any) -> int:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..program.affine import is_centred
+from ..program.affine import is_centred, put_back
 from ..program.primitives import Kind, is_product, kind
 from ..program.roles import signal_factor
 from ..program.trace import Op
@@ -311,6 +311,8 @@ class Sum(Rule):
     def route(self, site: Site) -> Route:
         if is_centred(site.op, site.facts):
             return Through(site.op.inputs[0], "R5 normaliser")
+        if (back := put_back(site.op, site.facts)) is not None:
+            return Through(site.op.inputs[1 - back], "R5 normaliser")
         return only_child(site) or Flow(site.signals)
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array]:
