@@ -6,6 +6,7 @@ Each is compared with its formula, written out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -236,3 +237,49 @@ def test_an_activation_of_several_ways_rises(activation: Callable) -> None:
     found = mwp(lambda x: activation(x @ U) * scale, X, P)
     right = affine(np.maximum(X, 0), U * np.sign(scale), P)
     np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-7)
+
+
+def _put_together(name: str, w: list[np.ndarray], frozen: np.ndarray | None) -> Any:
+    """A model with a gate; ``frozen``: the input at which the gate is a constant."""
+    at = (lambda x: x) if frozen is None else (lambda x: jnp.asarray(frozen))
+    relu, first, second, third, experts = jax.nn.relu, *w
+
+    def dynamic(x: jax.Array) -> jax.Array:
+        kernel = jnp.einsum("ne,edh->ndh", jax.nn.softmax(at(x)[:, 0] @ first[:, :2]), experts)
+        return jnp.einsum("npd,ndh->nph", relu(x @ second), kernel).sum(1)
+
+    def film(x: jax.Array) -> jax.Array:
+        scale = jnp.exp(at(x).mean(1, keepdims=True) @ first) + 1
+        return (relu(x @ second) * scale).sum(1) @ third
+
+    def self_gated(x: jax.Array) -> jax.Array:
+        return (relu(x @ second) * jax.nn.silu(at(x) @ first + 20)).sum(1) @ third
+
+    def divided(x: jax.Array) -> jax.Array:
+        size = jnp.abs(at(x)).max((1, 2), keepdims=True)
+        return (relu((x / size) @ second) * size).sum(1) @ third
+
+    def put_back(x: jax.Array) -> jax.Array:
+        mean = x.mean(1, keepdims=True)
+        made = relu((x - mean) @ second) @ third
+        return (made + mean[..., :3] if frozen is None else made)[:, 0]
+
+    return {"dynamic": dynamic, "film": film, "self-gated": self_gated, "divided": divided,
+            "put back": put_back}[name]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["dynamic", "film", "self-gated", "divided", "put back"])
+@pytest.mark.parametrize("seed", range(3))
+def test_d7_a_gate_takes_nothing(name: str, seed: int) -> None:
+    """The map is that of the same network with the gate's value as a constant."""
+    rng = np.random.default_rng(seed)
+    w = [rng.normal(size=(4, 4)), rng.normal(size=(4, 4)), np.abs(rng.normal(size=(4, 3)))]
+    w.append(np.abs(rng.normal(size=(2, 4, 3))))
+    x = rng.uniform(0.1, 1, (1, 3, 4))
+    with jax.enable_x64(True):
+        found, right = (
+            np.asarray(ej.excitation_vjp(lambda _, x, m=m: m(x), {}, x, 1).mwp)
+            for m in (_put_together(name, w, None), _put_together(name, w, x))
+        )
+    np.testing.assert_allclose(found, right, atol=1e-9)
+    assert right.sum() > 0.1
