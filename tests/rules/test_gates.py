@@ -262,7 +262,7 @@ def _put_together(name: str, w: list[np.ndarray], frozen: np.ndarray | None) -> 
     def put_back(x: jax.Array) -> jax.Array:
         mean = x.mean(1, keepdims=True)
         made = relu((x - mean) @ second) @ third
-        return (made + mean[..., :3] if frozen is None else made)[:, 0]
+        return (made + mean[..., :3] if frozen is None else made)[:, 2]
 
     return {"dynamic": dynamic, "film": film, "self-gated": self_gated, "divided": divided,
             "put back": put_back}[name]  # fmt: skip
