@@ -268,6 +268,8 @@ class _Growth:
         op = step.site.op
         if not step.rule.connects or not isinstance(step.route, Flow) or is_product(op):
             return False
+        if step.contrastive and not step.rule.reverses:
+            return False
         if kind(op.primitive) is Kind.AFFINE:  # with weights that do not depend on the input
             return sum(self.facts[value].active for value in op.inputs) == 1
         return self.facts.is_learned_layer(op)

@@ -349,8 +349,8 @@ def _choose_automatically(layers: LayerTable, plan: Plan) -> Layer | None:
     only a part of the probability), and, where the model allows, below a second affine
     operation. Right at the first one's input a contrastive map is the difference of two shares
     of the same probability: at the input of a 1x1 convolution it sums to zero over the channels
-    of every position. (Hits of c-MWP there and one layer lower: 64 and 92 % on SqueezeNet's
-    grids of photographs; on the digits model, whose classifier follows a pooling, 96 and 97 %.)
+    of every position, where the score is not pooled. (On the digits model, whose classifier
+    follows a pooling, c-MWP hits 96 % there and 97 % one layer lower.)
     Where no activation with a bound is on every path, as in a ConvNeXt's residual stream or behind
     a ViT's patches, an affine value is; so it is where every activation is several times finer (a
     stem's, below blocks without any between them). What only moves an activation (pads it, cuts a

@@ -72,6 +72,8 @@ def c_mwp_star(
 class _ContrastWithoutNorm(Affine):
     """The top layer's excitation as it is, not divided by its sum (Z+ and Z- of Eq. 14, 15)."""
 
+    reverses = False
+
     def per_child(self, call: Call, p: jax.Array, total: jax.Array) -> jax.Array:
         return p if call.contrastive else super().per_child(call, p, total)
 
@@ -79,6 +81,8 @@ class _ContrastWithoutNorm(Affine):
 @dataclass(frozen=True)
 class _OneSide(Affine):
     """Of the top layer's contrast, the classifier's side (1) or the negated one's (-1) alone."""
+
+    reverses = False
 
     side: int = 1
 

@@ -287,6 +287,7 @@ class Rule:
       shares: whether it gives each child a part in proportion to its excitation h * w+.
       connects: whether `connections` says how its neurons are connected, so that a sum may be one
         neuron with them.
+      reverses: whether its contrast is that of `connections`, Z+ and Z- each by its own part.
       merges: whether the sum is one neuron with affine operations that it alone reads: P is split
         by the connections of all of them, wherever the partial sums lie (see regions.py).
       selects: whether P goes where the operation's own gradient says.
@@ -302,6 +303,7 @@ class Rule:
     contrasts: bool = False
     shares: bool = False
     connects: bool = False
+    reverses: bool = False
     merges: bool = False
     selects: bool = False
     clamped: bool = True

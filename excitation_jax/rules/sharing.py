@@ -69,7 +69,7 @@ class Affine(Rule):
     equation = "R1 affine, Eq. 6"
     contrasts = True
     shares = True
-    connects = True
+    connects = reverses = True
 
     @property
     def directed(self) -> bool:  # type: ignore[override]

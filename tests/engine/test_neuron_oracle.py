@@ -25,8 +25,9 @@ EXACT = 1e-9
 
 #: The rules that the spellings may need.
 NEEDS = ("D1", "D2", "D3", "D4", "D5")
-#: Identities that hide from a value's readers what it is made of, and so its elements' bounds (D4).
-HIDING = ("cond", "scan of one step")
+#: Identities that hide from a value's readers what it is made of: its elements' bounds (D4), and
+#: the parts of a sum (D2, D6), which do not cross a border yet.
+HIDING = ("cond", "scan of one step", "remat")
 
 
 def on_one_network(

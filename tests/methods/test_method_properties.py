@@ -233,7 +233,10 @@ def test_c_mwp_post_norm_negates_the_classifier_behind_a_relu() -> None:
 
     found = methods.c_mwp_post_norm(model, PARAMS, X, TARGETS, layer="features")
     up = methods.mwp(model, PARAMS, X, TARGETS, layer="features")
-    signed = ej.excitation_vjp(model, PARAMS, X, TARGETS, layer="features", contrastive=True).mwp
+    # At each position, as these rules have it; c-MWP takes the whole head (D6).
+    signed = ej.excitation_vjp(
+        model, PARAMS, X, TARGETS, layer="features", contrastive=True, rules=ej.EXCITATION_UNMERGED
+    ).mwp
     down = up - signed.sum(-1)
     parts = [m / m.sum((-2, -1), keepdims=True) for m in (up, down)]
     np.testing.assert_allclose(found, np.maximum(parts[0] - parts[1], 0), atol=1e-5)
