@@ -4,7 +4,7 @@
 is; so are an ensemble's mean, and a convolution below an average pooling. Rules that merge (see
 `Rule.merges`) split P by the connections of all of them. What else reads an affine operation's
 value makes it a neuron of its own: a residual stream, say. ``a + b + c`` is one sum of three, in
-whatever order it is taken.
+whatever order it is taken. Probability may arrive in both directions (see direction.py).
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def find_heads(
         if step is None or op in taken or not _adds(step) or kind(op.primitive) is not Kind.SUM:
             continue
         region = _Growth(steps, facts, directions, op, set(), skips=True).region()
-        if region is not None and region.skipped and contrasted.issuperset(region.members):
+        if region is None or not region.members or region.others:
+            continue  # a score that shares with activations is no linear head
+        if region.skipped and contrasted.issuperset(region.members):
             found[op] = region
             taken.update(region.merged)
     return found
@@ -223,12 +225,8 @@ class _Growth:
 
     def _grow(self, barred: set[Op]) -> None:
         self.members, self.inner = [], [self.top]
-        inside, pending, activated, summed = (
-            {self.top},
-            self._makers(self.top),
-            set[Op](),
-            set[Op](),
-        )
+        inside, pending = {self.top}, self._makers(self.top)
+        activated, summed = set[Op](), set[Op]()
         while pending:
             op = max(pending, key=lambda op: op.index)  # all that reads it has been met
             pending.remove(op)
