@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,17 +18,17 @@ from .primitives import (
     Layout,
     elementwise_function,
     indices,
-    is_product,
     kind,
     layout,
     output_range,
 )
-from .record import Facts, Role, agree, at_border, before_broadcast, either, same_number
+from .questions import Questions
+from .record import Facts, Role, agree, at_border, either, same_number
 from .trace import Op, Program, Value
-from .walk import Border, Forward, borders, choosers, programs
+from .walk import Border, Forward, choosers
 
 
-class FactTable(Forward):
+class FactTable(Questions, Forward):
     """`Facts` by value, for a program and the inputs that are explained."""
 
     def __init__(self, program: Program, explained: Sequence[Value]):
@@ -255,127 +255,6 @@ class FactTable(Forward):
             return self[value].parent
         others = [self[v] for v in op.inputs if not self[v].active]
         return None if any(x.learned for x in others) else self[value].parent
-
-    # -- questions ------------------------------------------------------------------------------
-
-    def apart(self, op: Op) -> bool:
-        """Whether what is inside lies on several devices: its elements are not followed."""
-        return op.nest is not None and op.nest.devices
-
-    def activities(self, op: Op) -> list[Activity]:
-        """Those of an operation's operands, as they count for its outputs.
-
-        A gate does not, nor a divisor: they scale the signal, and get no probability for that.
-        """
-        known = [self[value].activity for value in op.inputs]
-        if op.primitive not in (lax.mul_p, lax.div_p) or any(part.none for part in known):
-            return known
-        if all(part.whole for part in known):
-            return known  # whichever it is
-        signal = 0 if op.primitive is lax.div_p else roles.signal_factor(op, self)
-        if signal is not None:
-            known[1 - signal] = activity.uniform(len(op.inputs[1 - signal].shape), False)
-        return known
-
-    def masks(self, op: Op) -> tuple[int, ...]:
-        """Positions of an operation's constant factors that may be zero: 0 where a mask hides."""
-        if op.primitive is not lax.mul_p or not any(self[value].active for value in op.inputs):
-            return ()
-        return tuple(
-            i
-            for i, known in enumerate(map(self.__getitem__, op.inputs))
-            if not known.active and known.interval.low == 0 and known.interval.high < INF
-        )
-
-    def truths(self, op: Op, i: int) -> tuple[Value, tuple[int, ...]]:
-        """What to read, and in which shape, of an operand that says which elements are meant."""
-        chooses = op.primitive is lax.select_n_p and i == 0
-        if chooses or i in self.masks(op):
-            return before_broadcast(op, i, self)
-        return op.inputs[i], op.inputs[i].shape
-
-    @functools.cached_property
-    def consumers(self) -> Mapping[Value, Sequence[Op]]:
-        """The operations that read each value, those inside loops and branches included."""
-        found: dict[Value, list[Op]] = {}
-        for _, op in self.program.all_ops():
-            for value in op.inputs:
-                found.setdefault(value, []).append(op)
-        return found
-
-    @functools.cached_property
-    def ends(self) -> frozenset[Value]:
-        """The outputs of the program, and of the bodies inside it."""
-        return frozenset(value for program in programs(self.program) for value in program.outputs)
-
-    @functools.cached_property
-    def outside(self) -> Mapping[Value, Sequence[Value]]:
-        """For the inputs of loops' and branches' bodies, the values that they stand for."""
-        found: dict[Value, list[Value]] = {}
-        for _, op in self.program.all_ops():
-            for border in borders(op):
-                for entry in border.entries:
-                    handed = [out for out, into in border.handed if into is entry.inner]
-                    found[entry.inner] = [entry.outer, *handed]
-        return found
-
-    def makers(self, value: Value) -> Sequence[Value]:
-        """The values that a value was made of, at once."""
-        op = self[value].producer
-        if op is None:
-            return self.outside.get(value, ())
-        if op.nest is None:
-            return op.inputs
-        at = op.outputs.index(value)
-        ends = [border.exits[at].inner for border in borders(op)]
-        handed = [into for border in borders(op) for out, into in border.handed if out in ends]
-        return [*choosers(op), *ends, *handed]
-
-    def behind_a_layer(self, value: Value) -> bool:
-        """Whether a learned convolution or dense layer lies between the input and a value.
-
-        In a loop, whether one does in some step.
-        """
-        pending, met = [value], set()
-        while pending:
-            value = pending.pop()
-            if value in met or value in self.explained or not self[value].active:
-                continue
-            met.add(value)
-            op = self[value].producer
-            if op is not None and self.is_learned_layer(op):
-                return True
-            pending.extend(self.makers(value))
-        return False
-
-    def is_learned_layer(self, op: Op) -> bool:
-        """Whether it sums with weights, not of shapes alone: a convolution, a dense layer."""
-        if kind(op.primitive) is Kind.SUM:
-            return len(op.inputs) == 1 and affine.weighted(op.inputs[0], self)
-        sums = kind(op.primitive) is Kind.AFFINE and not is_product(op)
-        return sums and any(self[value].learned for value in op.inputs)
-
-    def module(self, op: Op) -> str | None:
-        """The one module whose parameters an operation consumes (see modules.py)."""
-        modules = {module for value in op.inputs for module in self[value].modules}
-        return modules.pop() if len(modules) == 1 and op.nest is None else None
-
-    def depends(self, value: Value, base: Value) -> list[Op] | None:
-        """The operations that ``value`` was computed by from ``base``; None if it was not."""
-        producer = self[base].producer
-        start = -1 if producer is None else producer.index
-        pending, ops, met = [value], {}, False
-        while pending:
-            current = pending.pop()
-            if current is base:
-                met = True
-                continue
-            op = self[current].producer
-            if op is None or op.index in ops or op.index <= start or not self[current].active:
-                continue
-            ops[op.index] = op
-            pending.extend(op.inputs)
-        return list(ops.values()) if met else None
 
 
 def _without_fill(inputs: Sequence[Facts]) -> list[Interval]:
