@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
     from .engine.excite import excite
     from .engine.plan import UnsupportedPrimitiveError
     from .explain import markov
-    from .explain.calls import Excitation, attention_map, excitation_vjp, layers, tag
+    from .explain.calls import Excitation, attention_map, excitation_vjp, gate, layers, tag
     from .explain.layer_table import Layer
     from .explain.nnx import nnx_fn
     from .explain.randomisation import RandomisationCheck, randomisation_check
@@ -57,6 +57,7 @@ __all__ = [
     "excitation_vjp",
     "excite",
     "explain_rules",
+    "gate",
     "layers",
     "maps",
     "markov",
@@ -75,7 +76,7 @@ __all__ = [
 _DEFINED = {
     "engine.excite": ("excite",),
     "engine.plan": ("UnsupportedPrimitiveError",),
-    "explain.calls": ("Excitation", "attention_map", "excitation_vjp", "layers", "tag"),
+    "explain.calls": ("Excitation", "attention_map", "excitation_vjp", "gate", "layers", "tag"),
     "explain.layer_table": ("Layer",),
     "explain.nnx": ("nnx_fn",),
     "explain.randomisation": ("RandomisationCheck", "randomisation_check"),

@@ -124,6 +124,14 @@ def carrier(value: Value) -> jax.Array:
     return compat.mark_varying(jnp.zeros(value.shape, carrier_dtype(value)), value.varying)
 
 
+def tap(read: Value | Op) -> jax.Array:
+    """Zeros to add to a value's carriers, or for an operation, for each step of the loops."""
+    value = read if isinstance(read, Value) else read.outputs[0]
+    shape = value.shape if isinstance(read, Value) else ()
+    zeros = jnp.zeros((*value.steps, *shape), carrier_dtype(value))
+    return compat.mark_varying(zeros, value.varying)
+
+
 def passed(run: Evaluation, op: Op, below: jax.Array, env: Arrays) -> jax.Array:
     """A carrier, but where a constant mask hides what it is of: there is no neuron (D5)."""
     made = jnp.broadcast_to(below, op.outputs[0].shape)

@@ -146,8 +146,10 @@ class Directions:
             ends = [e.inner for border in borders(op) for e in border.entries if e.outer is value]
             return [BOTH if self.ways.get(end) is not None else None for end in ends]
         if isinstance(step.route, Through):
-            way = times(out, slope(op, value, self.facts))
-            return [_narrowed(way, op.outputs[0].shape, value.shape)]
+            turn = slope(op, value, self.facts)
+            if isinstance(turn, Signed) and turn.late:
+                return [BOTH]
+            return [_narrowed(times(out, turn), op.outputs[0].shape, value.shape)]
         places = [i for i, v in enumerate(op.inputs) if v is value]
         if isinstance(step.route, Structure):
             return [self._moved(op, value, len(places), self.ways)]

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from ..program import compat
+from ..program.hints import Bounds, hints
 from ..program.modules import name_owners
 from ..program.trace import Op, Value, read_value, trace
 from ..rules.rule import Flow, Step, Structure, Through, times
@@ -44,6 +45,7 @@ from .carriers import (
     moved,
     note_activity,
     passed,
+    tap,
 )
 from .direction import Read
 from .lanes import Below, joined, made_for
@@ -59,6 +61,8 @@ def excite(
     argnums: int | Sequence[int] = 0,
     rules: RuleSet = EXCITATION,
     contrastive: bool = False,
+    x_bounds: Bounds | None = None,
+    gates: str | Sequence[str] = (),
 ) -> Callable[..., Any]:
     """Makes ``jax.vjp`` of a function emit marginal winning probabilities.
 
@@ -68,6 +72,8 @@ def excite(
       rules: what happens at each operation.
       contrastive: the first affine operation below the output sends its excitation minus that
         of its negated weights (c-MWP, Eq. 7-9). The result is signed.
+      x_bounds, gates: the range of what is explained, and patterns of modules whose values are
+        gates; see `excitation_jax.excitation_vjp`.
 
     Returns:
       A function of the same signature and outputs. Its VJP takes P(A0), a probability
@@ -91,6 +97,7 @@ def excite(
       >>> vjp(jnp.ones_like(out))[0].tolist()   # 1 * 2 : 0 : 3 * 2
       [0.25, 0.0, 0.75]
     """
+    said = hints(x_bounds, gates)
     explained = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     @functools.wraps(fn)
@@ -104,6 +111,7 @@ def excite(
         for leaf, owner in zip(leaves, owners, strict=True):
             if owner in positions:
                 check_floating(leaf, f"argument {owner}")
+                said.check(leaf)
 
         def flat(*leaves: Any) -> Any:
             return fn(*jax.tree.unflatten(tree, leaves), **kwargs)
@@ -111,7 +119,7 @@ def excite(
         program, closed, out_shape = trace(flat, *leaves, closed_calls=rules.call_names)
         name_owners(program, jax.tree.unflatten(tree, program.inputs))
         inputs = [v for v, owner in zip(program.inputs, owners, strict=True) if owner in positions]
-        plan = analyse(program, inputs, rules, contrastive=contrastive)
+        plan = analyse(program, inputs, rules, contrastive=contrastive, hints=said)
         plan.require_rules(inputs)
         outputs = _excited_call(plan, closed.jaxpr, inputs)(closed.consts, leaves)
         return jax.tree.unflatten(jax.tree.structure(out_shape), outputs)
@@ -188,16 +196,8 @@ def top_down_pass(
         outputs = [read_value(env, value) for value in program.outputs]
         return ends, (outputs, [read_value(env, value) for value in kept])
 
-    _, pull, (outputs, values) = jax.vjp(carriers_of_outputs, [*map(_tap, read)], has_aux=True)
+    _, pull, (outputs, values) = jax.vjp(carriers_of_outputs, [*map(tap, read)], has_aux=True)
     return outputs, pull, values
-
-
-def _tap(read: Value | Op) -> jax.Array:
-    """Zeros to add to a value's carriers, or for an operation, for each step of the loops."""
-    value = read if isinstance(read, Value) else read.outputs[0]
-    shape = value.shape if isinstance(read, Value) else ()
-    zeros = jnp.zeros((*value.steps, *shape), carrier_dtype(value))
-    return compat.mark_varying(zeros, value.varying)
 
 
 def evaluate_program(run: Evaluation, env: Arrays, carried: Carried) -> None:
@@ -216,7 +216,7 @@ def evaluate_program(run: Evaluation, env: Arrays, carried: Carried) -> None:
             alone = {**env, **zeros}
             bind(op, alone)
             env.update({value: alone[value] for value in constant})
-    run = run._replace(signs=Read(dict(env)))
+    run = run._replace(signs=Read(env))
     _evaluate_ops(run, active, 0, env, carried)
 
 

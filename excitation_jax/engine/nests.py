@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -332,7 +333,7 @@ def checkpointed(
         inner_env = dict(zip(outside, arrays, strict=True))
         inner_carried = dict(zip(known, carriers, strict=True))
         # Signs that are read in here are values of this checkpoint, and must not leave it.
-        signs = Read(run.signs.constants)
+        signs = Read(ChainMap(inner_env, run.signs.constants))  # type: ignore[arg-type]
         inner = run._replace(taps=dict(zip(taps, tapping, strict=True)), signs=signs)
         evaluate(inner, ops, depth + 1, inner_env, inner_carried)
         with_carrier[:] = [key for key in inner_carried if key[1] in needed]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ..program import activity, compat, roles
 from ..program.facts import FactTable
+from ..program.hints import NONE, Hints
 from ..program.primitives import is_product
 from ..program.slope import BOTH, slope
 from ..program.trace import Op, Program, Value
@@ -28,6 +29,7 @@ def analyse(
     *,
     contrastive: bool = False,
     facts: FactTable | None = None,
+    hints: Hints = NONE,
 ) -> Plan:
     """Plans the backward pass from the program's outputs to the explained inputs.
 
@@ -35,12 +37,13 @@ def analyse(
 
     Args:
       facts: those of the program, where they are known.
+      hints: what the user says of the input's range, and of gates.
 
     Raises:
       ValueError: no output depends on the explained input, or a contrastive pass finds no
         affine operation, or one whose rule has no contrast.
     """
-    plan = Plan(program, facts or FactTable(program, tuple(explained)), rules)
+    plan = Plan(program, facts or FactTable(program, tuple(explained), hints), rules)
     outputs = {value for value in program.outputs if value.literal is None}
     plan.reached = {value for value in outputs if plan.facts[value].active and value.floating}
     if not plan.reached:

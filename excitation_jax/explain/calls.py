@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from .. import maps
+from ..program.gates import GATE
+from ..program.hints import Bounds, hints
 from ..rules.ruleset import EXCITATION, RuleSet
 from .layer_table import RESERVED, LayerTable
 from .prepared import prepare
@@ -44,6 +46,8 @@ def excitation_vjp(
     layer: LayerChoice = None,
     contrastive: bool = False,
     rules: RuleSet = EXCITATION,
+    x_bounds: Bounds | None = None,
+    gates: str | Sequence[str] = (),
 ) -> Excitation:
     """Marginal winning probabilities of a layer, by one forward and one top-down pass.
 
@@ -58,6 +62,11 @@ def excitation_vjp(
       contrastive: c-MWP (Eq. 7-9), the excitation of the target minus that of its negated
         classifier; signed, and close to zero in sum.
       rules: what happens at each operation.
+      x_bounds: (low, high), the range of ``x`` as the model gets it: numbers, or arrays that
+        broadcast to it (one for each channel). The lower bound lambda of Eq. 20 is known then, and
+        of a normalised photograph or of signed features the negative values, too, get their share.
+      gates: patterns of module paths or of tags (``"router/*"``), whose values only scale what they
+        are multiplied with, where two values that depend on the input are (R7); see `gate`.
 
     Returns:
       The outputs, and the probabilities in float32 (float64 in a float64 model) whatever the
@@ -67,7 +76,8 @@ def excitation_vjp(
 
     Raises:
       UnsupportedPrimitiveError: an operation above the layer has no rule.
-      ValueError: an unknown layer, a target that does not fit, an empty batch; where values are
+      ValueError: an unknown layer, a target that does not fit, an empty batch, x_bounds that do not
+        fit, a pattern in ``gates`` that matches nothing; where values are
         known, also an index out of range, and NaN in the outputs (naming the parameters that
         hold NaN).
       TypeError: ``x`` holds integers that the model uses as numbers, or is complex.
@@ -88,7 +98,10 @@ def excitation_vjp(
       >>> e.mwp.tolist()
       [[0.25, 0.75, 0.0]]
     """
-    found = top_down(model_fn, params, x, target, layer, contrastive=contrastive, rules=rules)
+    found = top_down(
+        model_fn, params, x, target, layer, contrastive=contrastive, rules=rules,
+        hints=hints(x_bounds, gates),
+    )  # fmt: skip
     if layer is None:
         mwp = jax.tree.unflatten(jax.tree.structure(x), found.shares)
     elif isinstance(layer, str):
@@ -108,11 +121,13 @@ def attention_map(
     contrastive: bool = True,
     size: tuple[int, int] | str | None = None,
     rules: RuleSet = EXCITATION,
+    x_bounds: Bounds | None = None,
+    gates: str | Sequence[str] = (),
 ) -> jax.Array:
     """Attention maps: where the model looks for a target.
 
     Args:
-      model_fn, params, x, target, contrastive, rules: as in `excitation_vjp`.
+      model_fn, params, x, target, contrastive, rules, x_bounds, gates: as in `excitation_vjp`.
       layer: one name; "auto": below the first affine operation, the highest activation whose
         spatial stride is at most 16 (IJCV18, 6.1.3); "last": the highest value with spatial axes
         there, whatever its stride; "top": the highest one of all; or None for ``x`` itself.
@@ -131,7 +146,10 @@ def attention_map(
         raise TypeError(f'layer must be one name, "auto", "last", "top" or None, not {layer!r}')
     if isinstance(size, str) and size != "input":
         raise ValueError(f'size must be None, (height, width) or "input", not {size!r}')
-    found = top_down(model_fn, params, x, target, layer, contrastive=contrastive, rules=rules)
+    found = top_down(
+        model_fn, params, x, target, layer, contrastive=contrastive, rules=rules,
+        hints=hints(x_bounds, gates),
+    )  # fmt: skip
     attention = found.map()
     if contrastive:
         attention = jnp.maximum(attention, 0)
@@ -142,13 +160,20 @@ def attention_map(
 
 
 def layers(
-    model_fn: Callable[[Any, Any], Any], params: Any, x: Any, *, rules: RuleSet = EXCITATION
+    model_fn: Callable[[Any, Any], Any],
+    params: Any,
+    x: Any,
+    *,
+    rules: RuleSet = EXCITATION,
+    x_bounds: Bounds | None = None,
+    gates: str | Sequence[str] = (),
 ) -> LayerTable:
     """Everything that ``layer=`` accepts, from the input to the output; prints as a table.
 
     Args:
       model_fn, params, x: as in `excitation_vjp`; arrays or `jax.ShapeDtypeStruct`s (nothing is
         computed).
+      x_bounds, gates: as in `excitation_vjp`.
 
     Returns:
       A list of `Layer`, with name, shape, stride and lower bound.
@@ -166,7 +191,8 @@ def layers(
       hidden   1x4    -       0
       dense#2  1x2    -       -inf
     """
-    return prepare(model_fn, (params, x), (), False, rules).layers
+    said = hints(x_bounds, gates)
+    return prepare(model_fn, (params, x), (), False, rules, hints=said).layers
 
 
 def tag(x: jax.Array, name: str) -> jax.Array:
@@ -178,8 +204,32 @@ def tag(x: jax.Array, name: str) -> jax.Array:
     Raises:
       ValueError: the name is one of those that choose a layer ("auto", "last", "top").
     """
+    if name == GATE:
+        raise ValueError(f'"{name}" is no name for a value: use excitation_jax.gate')
     if name in RESERVED:
         raise ValueError(
             f'"{name}" is no name for a value: layer="{name}" lets the library choose a layer'
         )
     return checkpoint_name(x, name)
+
+
+def gate(x: jax.Array) -> jax.Array:
+    """Marks a value inside a model as a gate; the identity otherwise.
+
+    A gate only scales what it is multiplied with: that gets all probability (R7). Which of two
+    factors is the gate is mostly recognised (a sigmoid, attention, a statistic); where neither is
+    one for sure that is an error, which asks for this mark. What is made of gates alone
+    (``1 - gate``) is a gate, too. ``gates=`` of `excitation_vjp` marks from outside.
+
+    Works in any transformation.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import excitation_jax as ej
+      >>> def model(w, x):
+      ...     return (x @ w[0]) * ej.gate(x @ w[1])
+      >>> w = (jnp.array([[1.0], [3.0]]), jnp.array([[2.0], [0.0]]))
+      >>> ej.excitation_vjp(model, w, jnp.ones((1, 2)), 0).mwp.tolist()
+      [[0.25, 0.75]]
+    """
+    return checkpoint_name(x, GATE)

@@ -15,6 +15,7 @@ from ..engine.plan import Plan
 from ..engine.planning import analyse
 from ..program import compat
 from ..program.axes import Geometry
+from ..program.gates import is_marked
 from ..program.primitives import Kind, kind, row
 from ..program.trace import Op, Program, Value
 from ..rules.rule import Structure, Through
@@ -125,7 +126,8 @@ def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
 def _names(plan: Plan, every: Sequence[tuple[Program, Op]]) -> Iterator[tuple[str, Value]]:
     """(name, value) of all that has one, the best name first; a name may come several times."""
     for _, op in every:
-        if op.primitive is compat.name_p and op.outputs[0] in plan.reached:
+        named = op.primitive is compat.name_p and not is_marked(op)
+        if named and op.outputs[0] in plan.reached:
             yield op.params["name"], op.outputs[0]
     for program in dict.fromkeys([plan.program, *(program for program, _ in every)]):
         yield from _module_values(plan, program)

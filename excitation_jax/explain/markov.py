@@ -23,6 +23,7 @@ from ..engine.carriers import Evaluation, bind, note_activity
 from ..engine.direction import Read
 from ..engine.excite import evaluate_program
 from ..engine.plan import Lane
+from ..program.hints import Bounds, hints
 from ..program.slope import Signed
 from ..program.trace import Value
 from ..rules.rule import Inside
@@ -81,13 +82,20 @@ class MarkovChain:
 
 
 def markov_chain(
-    model_fn: Callable[[Any, Any], Any], params: Any, x: Any, *, rules: RuleSet = EXCITATION
+    model_fn: Callable[[Any, Any], Any],
+    params: Any,
+    x: Any,
+    *,
+    rules: RuleSet = EXCITATION,
+    x_bounds: Bounds | None = None,
+    gates: str | Sequence[str] = (),
 ) -> MarkovChain:
     """Writes out the Markov chain of a small network.
 
     Args:
       model_fn, params, x: as in `excitation_vjp`; one input array and one output array.
       rules: a preset (rules of your own have no matrix).
+      x_bounds, gates: as in `excitation_vjp`.
 
     Raises:
       ValueError: the network has more than 8,000 neurons, counting every value between the
@@ -101,7 +109,7 @@ def markov_chain(
       >>> chain.mwp([[1.0]]).tolist()
       [[0.25, 0.75]]
     """
-    prepared = prepare(model_fn, (params, x), (), False, rules)
+    prepared = prepare(model_fn, (params, x), (), False, rules, hints=hints(x_bounds, gates))
     plan, program = prepared.plan, prepared.program
     if len(prepared.tapped) != 1 or len(program.outputs) != 1:
         raise ValueError("a Markov chain is written out for one input and one output array")

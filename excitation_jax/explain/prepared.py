@@ -19,6 +19,7 @@ from ..engine.planning import analyse
 from ..program import compat
 from ..program.axes import Geometry
 from ..program.fingerprint import fingerprint
+from ..program.hints import NONE, Hints
 from ..program.modules import name_owners
 from ..program.trace import Program, Value, flatten
 from ..program.walk import programs
@@ -158,6 +159,7 @@ def _starts(prior: jax.Array, several: bool, axis: int) -> jax.Array:
 def prepare(
     model_fn: Callable[..., Any], args: tuple[Any, ...], names: tuple[str, ...],
     contrastive: bool, rules: RuleSet, require_rules: bool = True, sources: bool = False,
+    hints: Hints = NONE,
 ) -> Prepared:  # fmt: skip
     """Traces and plans ``model_fn(*args)``, whose last argument is explained.
 
@@ -168,6 +170,7 @@ def prepare(
       names: the layers to read; () for the explained argument itself.
       require_rules: raise where an operation above the layers has no rule.
       sources: programs made by different lines of code are not equal.
+      hints: what the user says of the input's range, and of gates.
     """
     leaves, tree = jax.tree.flatten(args)
     inside = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
@@ -181,13 +184,13 @@ def prepare(
     except Exception as error:
         error.add_note("raised while excitation_jax traced the model function")
         raise
-    options = tree, out_shape, names, contrastive, rules, require_rules
+    options = tree, out_shape, names, contrastive, rules, require_rules, hints
     if inside or any(isinstance(array, jax.core.Tracer) for array in closed.consts):
         return _prepare(closed, *options)
     outputs = jax.tree.structure(out_shape)
     key = (
         fingerprint(closed, sources), tree, outputs, names, contrastive, rules, require_rules,
-        compat.trace_settings(),
+        hints, compat.trace_settings(),
     )  # fmt: skip
     with _LOCK:
         found = _PREPARED.get(key)
@@ -218,13 +221,13 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _prepare(
     closed: Any, tree: Any, out_shape: Any, names: tuple[str, ...], contrastive: bool,
-    rules: RuleSet, require_rules: bool,
+    rules: RuleSet, require_rules: bool, hints: Hints,
 ) -> Prepared:  # fmt: skip
     program = flatten(closed, rules.call_names)
     arguments = jax.tree.unflatten(tree, program.inputs)
     explained = jax.tree.leaves(arguments[-1])
     name_owners(program, arguments)
-    plan = analyse(program, explained, rules, contrastive=contrastive)
+    plan = analyse(program, explained, rules, contrastive=contrastive, hints=hints)
     chosen = []
     if names:
         table = find_layers(plan, Geometry(program, plan.facts, explained))

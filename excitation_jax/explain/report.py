@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from ..engine.excite import top_down_pass
 from ..engine.plan import Plan
+from ..program.gates import gate_of
+from ..program.hints import Bounds, hints
 from ..program.primitives import Kind, Layout, kind, row
 from ..program.slope import BOTH
 from ..program.trace import Op, Value
@@ -133,7 +135,7 @@ def _place(row: RuleRow) -> str:
     return (row.path or ".") + "".join(f" x{length}" for length in row.steps)
 
 
-def _line(row: RuleRow) -> str:
+def _line(row: RuleRow | Op) -> str:
     return row.source.rsplit("/", 1)[-1].split(" (")[0]
 
 
@@ -147,6 +149,8 @@ def explain_rules(
     argnums: int = -1,
     rules: RuleSet = EXCITATION,
     target: Target = None,
+    x_bounds: Bounds | None = None,
+    gates: str | Sequence[str] = (),
 ) -> RuleReport:
     """Which rule meets which operation of a function, and where the assumptions fail.
 
@@ -160,6 +164,7 @@ def explain_rules(
       rules: the rule set.
       target: as in `excitation_vjp`, one per example. The report then says which share of the
         probability reached each operation, and where the rest was lost.
+      x_bounds, gates: as in `excitation_vjp`.
 
     Raises:
       UnsupportedPrimitiveError: a target is given, and an operation has no rule.
@@ -185,8 +190,9 @@ def explain_rules(
 
     ordered = (*args[:position], *args[position + 1 :], args[position])
     prepared = prepare(
-        last, ordered, (), False, rules, require_rules=target is not None, sources=True
-    )
+        last, ordered, (), False, rules, require_rules=target is not None, sources=True,
+        hints=hints(x_bounds, gates),
+    )  # fmt: skip
     plan, rows, constants = prepared.plan, [], 0
     masses, lost, reached = ({}, {}, None) if target is None else _run(prepared, ordered, target)
     for program, op in plan.program.all_ops():
@@ -265,8 +271,11 @@ def _note(step: Step, plan: Plan) -> str:
         weighted = step.rule.effective and kind(op.primitive) is Kind.AFFINE
         if weighted and step.output_sign is not None:
             notes.append("scale behind it counted into the weights")
-        if weighted and all(plan.facts[value].active for value in op.inputs):
-            notes.append("weights depend on the input (R7)")
+    if (gate := gate_of(op, plan.facts)) is not None:
+        maker = plan.facts[gate].producer
+        notes.append(
+            "gate: " + ("the input" if maker is None else f"{maker.primitive.name}, {_line(maker)}")
+        )
     if any(plan.ways.get(value) is BOTH for value in op.outputs):
         notes.append("read in both directions: P+ and P- (D1)")
     notes.append(_what_is_unknown(step.site.op))

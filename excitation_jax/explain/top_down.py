@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from ..engine.plan import UnsupportedPrimitiveError, check_floating
+from ..program.hints import NONE, Hints
 from ..rules.ruleset import EXCITATION, RuleSet
 from .layer_table import spatial_map, target_axis, with_targets
 from .prepared import Prepared, Start, prepare
@@ -78,6 +79,7 @@ def top_down(
     rules: RuleSet = EXCITATION,
     start: Start | None = None,
     keep: bool = False,
+    hints: Hints = NONE,
 ) -> TopDown:
     """One forward and one top-down pass; the arguments are those of `excitation_vjp`, and
 
@@ -85,16 +87,19 @@ def top_down(
       start: what the pass starts from in place of P(A0), of an output and P(A0) there: a function
         of a module, since it is a key of the cache of compiled programs.
       keep: also return the layers' values.
+      hints: what the user says of the input's range, and of gates.
 
     Raises:
       As `excitation_vjp`, and ValueError where the value of a layer inside a loop is asked for.
     """
     check_input(params, x)
+    for leaf in jax.tree.leaves(x):
+        hints.check(leaf)
     names = (layer,) if isinstance(layer, str) else () if layer is None else tuple(layer)
     if layer is not None and not names:
         raise ValueError("layer names no layer: give a name, names, or None for the input itself")
     try:
-        prepared = prepare(model_fn, (params, x), names, contrastive, rules)
+        prepared = prepare(model_fn, (params, x), names, contrastive, rules, hints=hints)
     except UnsupportedPrimitiveError as error:
         if set(error.primitives) == {lax.convert_element_type_p}:  # integers are used as numbers
             for leaf in jax.tree.leaves(x):

@@ -53,6 +53,8 @@ class ElementBounds:
 
     def _bounds_differ(self, value: Value) -> bool:
         op, known = self.facts[value].producer, self.facts[value]
+        if value in self.facts.explained:
+            return self.facts.hints.varies
         if op is None or op.nest is not None or not known.active:
             return False
         active = [v for v in op.inputs if self.facts[v].active and v.floating]
@@ -98,6 +100,9 @@ class ElementBounds:
         fills = op is not None and moves and self._fills(op)
         if not self.differ(value) and not fills:
             return lambda read: (_full(value, interval.low), _full(value, interval.high))
+        if value in self.facts.explained:
+            said = self.facts.hints
+            return lambda read: (_full(value, said.low), _full(value, said.high))
         assert op is not None
         below = {v: self._ends(v) for v in op.inputs if self.facts[v].active and v.floating}
         least = min(self.facts[v].interval.low for v in below)
@@ -135,8 +140,9 @@ class ElementBounds:
         return both
 
 
-def _full(value: Value, number: float) -> jax.Array:
-    return compat.mark_varying(jnp.full(value.shape, float(number)), value.varying)
+def _full(value: Value, number: Any) -> jax.Array:
+    array = jnp.broadcast_to(jnp.asarray(number, float), value.shape)
+    return compat.mark_varying(array, value.varying)
 
 
 def _scaled_ends(op: Op, at: int, ends: tuple[Any, Any], others: list[jax.Array]) -> tuple:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from jax import lax
 
-from . import activity, affine, intervals, roles
+from . import activity, affine, compat, gates, intervals, roles
 from .activity import Activity
+from .hints import NONE, Hints, check_shape
 from .intervals import ANYTHING, FILL, INF, Interval
 from .primitives import (
     Kind,
@@ -31,18 +32,28 @@ from .walk import Border, Forward, choosers
 class FactTable(Questions, Forward):
     """`Facts` by value, for a program and the inputs that are explained."""
 
-    def __init__(self, program: Program, explained: Sequence[Value]):
+    def __init__(self, program: Program, explained: Sequence[Value], hints: Hints = NONE):
         self._table: dict[Value, Facts] = {}
-        self.program = program
+        self.program, self.hints = program, hints
         self.explained = frozenset(explained)
+        self.by_construction = self
+        if hints.low is not None:
+            told = replace(hints, low=None, high=None)
+            self.by_construction = FactTable(program, explained, told)
+        self._paths = {op: held.module_path(op) for held, op in program.all_ops() if hints.gates}
+        self._met: set[str] = set()
         for value in program.inputs:
             active, owner = value in explained, program.owners.get(value)
             modules = frozenset([] if active or owner is None else [owner])
             whole = activity.uniform(len(value.shape), active)
-            self._new(value, Facts(whole, learned=not active, modules=modules))
+            if active:
+                check_shape(hints, value.shape)
+            interval = hints.interval if active and value.floating else ANYTHING
+            self._new(value, Facts(whole, interval, learned=not active, modules=modules))
         for value in program.captured:
             self._constant(program, value)
         self.walk(program)
+        hints.check_gates(self._met)
 
     def __getitem__(self, value: Value) -> Facts:
         found = self._table.get(value)
@@ -95,6 +106,8 @@ class FactTable(Questions, Forward):
             self._visit_elementwise(op, inputs, function, found[0])
             return
         interval = output_range(op, _without_fill(inputs))
+        if gates.mixes(op, self):
+            interval = ANYTHING  # as in a matrix product, which is a sum by weights
         moved = roles.moved_normaliser(op, self)
         for value, depends in zip(op.outputs, found, strict=True):
             facts = Facts(depends, interval, producer=op)
@@ -227,10 +240,25 @@ class FactTable(Questions, Forward):
     def _new(self, value: Value, facts: Facts) -> Facts:
         if value.dtype == bool:
             facts.interval = intervals.TRUTH
+        if facts.role is None and facts.active and self._is_gate(facts.producer):
+            facts.role = Role.GATE
         if facts.origin is None:
             facts.origin, facts.function = value, _identity
         self._table[value] = facts
         return facts
+
+    def _is_gate(self, op: Op | None) -> bool:
+        """Whether the user said that what an operation makes is a gate, or it is made of such."""
+        if op is None:
+            return False
+        if gates.is_marked(op) or gates.of_gates(op, self):
+            return True
+        if not self.hints.gates:
+            return False
+        path = self._paths[op] or self.module(op) or ""
+        tag = op.params["name"] if op.primitive is compat.name_p else path
+        self._met |= {path, tag}
+        return self.hints.marks(path) or self.hints.marks(tag)
 
     def _common_parent(self, values: Sequence[Value]) -> Value | None:
         """The nearest value of which all of these are functions element by element.

@@ -19,11 +19,11 @@ from . import compat
 from .affine import scaled
 from .bounds import Bounds, ElementBounds
 from .facts import FactTable
+from .gates import signal_factor
 from .intervals import INF
 from .primitives import ADDITIONS, Kind, Layout, indices, is_product, kind, layout
 from .record import Role
-from .roles import signal_factor
-from .slope import Signed, negative, sign_in_gate, sign_of, times, trend
+from .slope import Signed, negative, sign_in_gate, sign_of, sign_of_gate, times, trend
 from .trace import Op, Value
 
 
@@ -143,7 +143,8 @@ class Neurons:
             return None
         if known.role is Role.NORMALISER:  # without constants, what it makes is the neuron (R5)
             return None if sign_in_gate(gate, len(gate.shape), self.facts) is None else at
-        return at if known.interval.low >= 0 else None
+        late = sign_of_gate(gate, len(gate.shape), self.facts)
+        return at if known.interval.low >= 0 or late is not None else None
 
     def _followed(self, op: Op) -> list[int]:
         """The operands of which an output's elements are those, moved and scaled; maybe none."""
@@ -244,7 +245,12 @@ class Neurons:
                 found[out] = _outer(op, at, found[op.inputs[at]], self.facts)
                 continue
             if op.primitive in (lax.mul_p, lax.div_p):
-                own = sign_of(op, 1 - at, self.facts)
+                gate = self.facts[op.inputs[1 - at]].active
+                own = (
+                    sign_of_gate(op.inputs[1 - at], len(out.shape), self.facts)
+                    if gate
+                    else sign_of(op, 1 - at, self.facts)
+                )
             elif op.primitive is lax.neg_p or (op.primitive is lax.sub_p and at == 1):
                 own = negative(len(out.shape))
             both = times(found[op.inputs[at]], own)

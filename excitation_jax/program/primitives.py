@@ -359,22 +359,17 @@ def is_product(op: Any) -> bool:
     return op.primitive is lax.dot_general_p and not op.params["dimension_numbers"][0][0]
 
 
-_WEIGHTS = Missing("weights are not looked at: any sum may come out")
-_add(
-    [lax.conv_general_dilated_p],
-    Row(Kind.AFFINE, Layout.CONVOLVED, _NOT_AT_ONE_PLACE, _TWO_FACTORS, _WEIGHTS, label="conv"),
-)
-_add(
-    [lax.dot_general_p],
-    Row(
-        Kind.AFFINE,
-        Layout.CONTRACTED,
-        _NOT_AT_ONE_PLACE,
-        _TWO_FACTORS,
+for _primitive, _layout, _label in (
+    (lax.conv_general_dilated_p, Layout.CONVOLVED, "conv"),
+    (lax.dot_general_p, Layout.CONTRACTED, "dense"),
+):
+    _entry = Row(
+        Kind.AFFINE, _layout, _NOT_AT_ONE_PLACE, _TWO_FACTORS,
+        # Of a sum by weights nothing is said, whatever these are.
         lambda op, i: product(i[0], i[1]) if is_product(op) else ANYTHING,
-        label="dense",
-    ),
-)
+        label=_label,
+    )  # fmt: skip
+    _add([_primitive], _entry)
 
 
 def _held(of: Kind, primitives: Iterable[Primitive]) -> None:
@@ -392,4 +387,4 @@ for _primitive, _entry in TABLE.items():
         lax.convert_element_type_p,
     )  # fmt: skip
     TABLE[_primitive] = replace(_entry, affine=_scales or _entry.kind is Kind.IDENTITY)
-del _primitive, _function, _label, _entry, _scales
+del _primitive, _function, _layout, _label, _entry, _scales

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from jax import lax
 
-from . import activity, affine, roles
+from . import activity, affine, gates
 from .activity import Activity
 from .intervals import INF
 from .primitives import Kind, is_product, kind
@@ -42,7 +42,7 @@ class Questions:
             return known
         if all(part.whole for part in known):
             return known  # whichever it is
-        signal = 0 if op.primitive is lax.div_p else roles.signal_factor(op, self)
+        signal = 0 if op.primitive is lax.div_p else gates.signal_factor(op, self)
         if signal is not None:
             known[1 - signal] = activity.uniform(len(op.inputs[1 - signal].shape), False)
         return known

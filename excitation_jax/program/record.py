@@ -25,6 +25,7 @@ class Role(enum.Enum):
     """What a value that depends on the input is for, where it is no signal (see roles.py)."""
 
     NORMALISER = "it only scales: 1 / s, s^-p, or built from such"
+    GATE = "it was marked as a gate, or is made of such"
 
 
 @dataclass(eq=False, slots=True)

@@ -6,14 +6,13 @@ name: one function here, one example in its docstring.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from jax import lax
 
-from .intervals import INF, TRUTH, Interval, union
-from .primitives import Kind, Layout, elementwise_function, is_product, kind, layout
+from .intervals import TRUTH, Interval, union
+from .primitives import ADDITIONS, Kind, Layout, elementwise_function, kind, layout
 from .record import Known, Role
 from .trace import Op, Value
 
@@ -32,7 +31,8 @@ def through_layout(value: Value, facts: Known) -> Value:
 def normaliser(op: Op, facts: Known) -> bool:
     """Whether an elementwise result only scales what it is multiplied with.
 
-    ``lax.rsqrt(variance + eps)``, ``1 / norm``, ``norm ** -0.75``, and products of such.
+    ``lax.rsqrt(variance + eps)``, ``1 / norm``, ``norm ** -0.75``, and products of such; a sum
+    (``1 - 2 / (exp(x) + 1)``, a tanh) is a value of its own.
     """
     inputs = [facts[value] for value in op.inputs]
     if op.primitive is lax.rsqrt_p:
@@ -43,7 +43,8 @@ def normaliser(op: Op, facts: Known) -> bool:
         return True
     if op.primitive is lax.pow_p and inputs[1].interval.high < 0:
         return True
-    return all(known.role is Role.NORMALISER or not known.active for known in inputs)
+    scales = op.primitive not in (*ADDITIONS, lax.sub_p)
+    return scales and all(k.role is Role.NORMALISER or not k.active for k in inputs)
 
 
 def is_normalised(op: Op, facts: Known) -> bool:
@@ -137,6 +138,15 @@ def unchanged(value: Value, facts: Known) -> Value:
     return value
 
 
+def _is_one_function(a: Any, b: Any) -> bool:
+    """Whether two values are the same function of one value, each computed for itself."""
+    if a.origin is None or a.origin is not b.origin:
+        return False
+    points = np.linspace(-6, 6, 101)
+    with np.errstate(all="ignore"):
+        return np.array_equal(a.function(points), b.function(points))
+
+
 def _is_rest(rest: Value, gate: Value, facts: Known) -> bool:
     """Whether ``rest`` is ``1 - gate``, as a function of one value or as it is written."""
     a, b = facts[rest], facts[gate]
@@ -162,121 +172,8 @@ def share(op: Op, facts: Known) -> bool:
     summed = facts[through_layout(total, facts)].producer
     if summed is None or summed.primitive is not lax.reduce_sum_p:
         return False
-    return unchanged(summed.inputs[0], facts) is unchanged(part, facts)
-
-
-def signal_factor(op: Op, facts: Any) -> int | None:
-    """R7, D7: which of two factors is the signal, the other one being a gate; None if unclear.
-
-    The gate is, in this order: a normaliser; a statistic of the other factor, or what was divided
-    out of it; learned constants that gates mix (the weights of a dynamic convolution); what is
-    repeated along axes of the other; a value in [0, 1], or one bounded and not negative; a factor
-    computed from the other; a sigmoid (of a state in [0, 1]); a self-gated or bounded activation;
-    the one with the higher of two lower bounds.
-
-    ``x * lax.rsqrt(var)``, ``net(x / s) * s``, ``sigmoid(z) * x``, ``softmax(scores) @ values``,
-    ``features * scale[:, None]``, ``relu(a) * silu(b)``
-    """
-    (out,) = op.outputs
-    for strength in (
-        lambda v, other: facts[v].role is Role.NORMALISER,
-        lambda v, other: _was_divided_out(v, other, facts),
-        lambda v, other: _is_mixed(v, facts),
-        lambda v, other: op.primitive is lax.mul_p and _is_repeated(v, out, facts),
-        lambda v, other: _gate_strength(v, facts),
-        lambda v, other: facts.depends(v, other) is not None,
-        lambda v, other: _is_sigmoid(facts[v]),
-        lambda v, other: _is_self_gated(facts[v]),
-        lambda v, other: _bound_strength(facts[v]),
-    ):
-        first, second = strength(*op.inputs), strength(*op.inputs[::-1])
-        if first != second:
-            return 0 if first < second else 1
-    return None
-
-
-def _was_divided_out(value: Value, other: Value, facts: Any) -> bool:
-    """Whether a statistic multiplies what was computed from values divided by it.
-
-    ``net(x / s) * s``
-    """
-    root = through_layout(value, facts)
-    copies = [root]
-    for copy in copies:
-        for op in facts.consumers.get(copy, ()):
-            if kind(op.primitive) in (Kind.MOVE, Kind.IDENTITY) and len(op.inputs) == 1:
-                copies += op.outputs
-            elif op.primitive is lax.div_p and op.inputs[1] is copy and facts[op.inputs[0]].active:
-                if facts.depends(other, op.outputs[0]) is not None:
-                    return True
-    return False
-
-
-def _is_mixed(value: Value, facts: Known) -> bool:
-    """Whether gates mix learned constants: ``softmax(router(x)) @ kernels``."""
-    op = facts[through_layout(value, facts)].producer
-    if op is None or kind(op.primitive) is not Kind.AFFINE or is_product(op):
-        return False
-    active = [i for i, operand in enumerate(op.inputs) if facts[operand].active]
-    if len(active) != 1 or not facts[op.inputs[1 - active[0]]].learned:
-        return False
-    return _gate_strength(op.inputs[active[0]], facts) >= 2
-
-
-def _is_repeated(value: Value, out: Value, facts: Known) -> bool:
-    """Whether the elements of a factor are repeated along an axis of the product."""
-    while math.prod(value.shape) == math.prod(out.shape):
-        op = facts[value].producer
-        kept = op is not None and (
-            layout(op.primitive) in (Layout.BROADCAST, Layout.RESHAPED)
-            or kind(op.primitive) is Kind.IDENTITY
-        )
-        if op is None or not kept:
-            return False
-        value = op.inputs[0]
-    return True
-
-
-def _gate_strength(value: Value, facts: Known) -> int:
-    """How surely a value only scales: 3 a normaliser, 2 in [0, 1], 1 bounded, 0 unknown.
-
-    A constant scale of a gate is a gate: ``softmax(scores) * mask``.
-    """
-    known = facts[value]
-    low, high = known.interval
-    if known.role is Role.NORMALISER:
-        return 3
-    if low >= 0 and high <= 1:
-        return 2
-    own = 1 if low >= 0 and high < INF else 0
-    scaled = _unscaled(value, facts)
-    return own if scaled is None else max(own, _gate_strength(scaled, facts))
-
-
-def _unscaled(value: Value, facts: Known) -> Value | None:
-    """What a value is a constant multiple of, wherever that was moved; None where it is none."""
-    value = through_layout(value, facts)
-    op = facts[value].producer
-    if op is None or not (op.primitive in (lax.mul_p, lax.div_p) or is_product(op)):
-        return None
-    active = [i for i, operand in enumerate(op.inputs) if facts[operand].active]
-    divides = op.primitive is lax.div_p and active == [1]
-    return op.inputs[active[0]] if len(active) == 1 and not divides else None
-
-
-def _is_sigmoid(known: Any) -> int:
-    return int(known.producer is not None and known.producer.primitive is lax.logistic_p)
-
-
-def _is_self_gated(known: Any) -> bool:
-    """Whether it is a bounded activation, or one that dips (SiLU, GELU)."""
-    low, high = known.interval
-    return known.parent is not None and -INF < low and (low < 0 or high < INF)
-
-
-def _bound_strength(known: Any) -> int:
-    low = known.interval.low
-    return 2 if low >= 0 else 1 if low > -INF else 0
+    one, other = unchanged(summed.inputs[0], facts), unchanged(part, facts)
+    return one is other or _is_one_function(facts[one], facts[other])
 
 
 def rectified(op: Op, facts: Any) -> int | None:

@@ -20,8 +20,8 @@ from jax import lax
 from .affine import scaled
 from .intervals import GRID, INF, Interval
 from .primitives import Kind, Missing, elementwise_function, kind, row
-from .record import Known, reader
-from .roles import unchanged
+from .record import Known, Role, reader
+from .roles import through_layout, unchanged
 from .trace import Op, Value
 
 #: Reads a constant's array.
@@ -45,11 +45,13 @@ class Signed:
       shape: of the value's rank, 1 along the axes on which the signs do not vary.
       read: the signs, from a reader of constants.
       minus: every sign is known to be -1.
+      late: a gate's, which depends on the input: it is not known below the product.
     """
 
     shape: tuple[int, ...]
     read: Callable[[Reader], jax.Array]
     minus: bool = False
+    late: bool = False
 
 
 #: A direction: None where it is positive.
@@ -85,7 +87,7 @@ def slope(op: Op, child: Value, facts: Known) -> Way:
         return _of_neuron(op, child, facts)
     if op.primitive is lax.mul_p:  # a signal and a gate, in which a scale may be (LayerNorm's)
         gates = [value for value in op.inputs if value is not child]
-        return sign_in_gate(gates[0], len(out.shape), facts) if len(gates) == 1 else None
+        return sign_of_gate(gates[0], len(out.shape), facts) if len(gates) == 1 else None
     return None
 
 
@@ -184,6 +186,39 @@ def sign_of(op: Op, i: int, facts: Known) -> Signed | None:
 
 def _blank(value: Value) -> jax.Array:
     return jnp.zeros(value.shape, value.dtype)
+
+
+def sign_of_gate(gate: Value, rank: int, facts: Known) -> Signed | None:
+    """The sign of a gate; of a normaliser, of the constants in it. None where it is positive.
+
+    An activation that only dips below zero counts as positive.
+    """
+    known = facts[gate]
+    constants = sign_in_gate(gate, rank, facts)
+    if known.role is Role.NORMALISER or constants is not None:
+        return constants
+    if known.interval.low >= 0 or len(gate.shape) != rank or dips(gate, facts):
+        return None
+    return Signed(gate.shape, lambda read: jnp.where(read(gate) < 0, -1.0, 1.0), late=True)
+
+
+def dips(gate: Value, facts: Known) -> bool:
+    """Whether a value is an activation that rises, but is somewhat less than zero (SiLU, GELU)."""
+    known = facts[through_layout(gate, facts)]
+    if known.function is None or known.interval.low == -INF:
+        return False
+    points = np.unique(np.clip(GRID, *facts[known.origin].interval))
+    parent = known.parent
+    with np.errstate(all="ignore"):
+        y = np.broadcast_to(np.asarray(known.function(points), float), points.shape)
+        while parent is not None and facts[parent].origin is known.origin:
+            x = np.broadcast_to(np.asarray(facts[parent].function(points), float), points.shape)
+            finite = np.isfinite(x) & np.isfinite(y)
+            falls = bool((np.diff(y[finite]) < -1e-12).any())
+            if falls and _rises_but_dips(x[finite], y[finite]):
+                return True
+            parent = facts[parent].parent
+    return False
 
 
 def sign_in_gate(gate: Value, rank: int, facts: Known) -> Signed | None:

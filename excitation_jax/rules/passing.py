@@ -12,8 +12,8 @@ import numpy as np
 from jax import lax
 
 from ..program import compat
+from ..program.gates import signal_factor, tie
 from ..program.primitives import is_product
-from ..program.roles import signal_factor
 from .rule import (
     Call,
     Flow,
@@ -61,7 +61,7 @@ class Product(Rule):
             return child
         signal = site.signals[0] if len(site.signals) == 1 else signal_factor(site.op, site.facts)
         if signal is None:
-            return Refuse("a product of two signals, neither of them recognised as a gate")
+            return Refuse(tie(site.op, site.facts))
         return Flow((signal,)) if matrix else Through(site.op.inputs[signal])
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:

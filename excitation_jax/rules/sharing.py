@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..program.affine import is_centred, put_back
+from ..program.gates import signal_factor, tie
 from ..program.primitives import Kind, is_product, kind
-from ..program.roles import signal_factor
 from ..program.trace import Op
 from .passing import Product, placed
 from .rule import (
@@ -82,10 +82,7 @@ class Affine(Rule):
             return Flow(site.signals)
         signal = signal_factor(site.op, site.facts)
         if signal is None:
-            return Refuse(
-                "a product of two values that both depend on the explained input, neither of them "
-                "recognised as weights (probabilities, or bounded and not negative)"
-            )
+            return Refuse(tie(site.op, site.facts))
         return Flow((signal,))
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:

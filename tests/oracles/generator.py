@@ -48,7 +48,7 @@ class Switches:
 #: What is built.
 BUILT = Switches(
     directions=True, sums_of_affine=True, constants_before=True, mixed_bounds=True,
-    whole_heads=True, moved_constants=True,
+    whole_heads=True, gates=True, moved_constants=True,
 )  # fmt: skip
 ALL = Switches(*[True] * 9)
 

@@ -38,7 +38,7 @@ class Meaning:
 BEFORE = Meaning(constants_of_readers=False, whole_heads=False)
 #: D0 to D9.
 AGREED = Meaning()
-#: What the library computes: as AGREED, but for gates (D7).
+#: What the library computes.
 BUILT = AGREED
 #: D10, too.
 CONSERVING = Meaning(evenly=True)

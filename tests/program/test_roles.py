@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import excitation_jax as ej
-from excitation_jax.program import roles
+from excitation_jax.program import gates, roles
 from excitation_jax.program.facts import FactTable
 from excitation_jax.program.intervals import Interval
 from excitation_jax.program.neuron import Neurons
@@ -113,7 +113,7 @@ def test_which_factor_is_the_signal(name: str) -> None:
     fn, signal = FACTORS[name]
     facts = known(fn)
     op = facts.program.ops[-1]
-    assert roles.signal_factor(op, facts) == signal
+    assert gates.signal_factor(op, facts) == signal
 
 
 def test_a_gated_signal() -> None:

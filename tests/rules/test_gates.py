@@ -169,6 +169,143 @@ def test_two_signals_are_refused_by_name() -> None:
         ej.excite(lambda x: (x @ U) * (x @ V))(X)
 
 
+def test_a_tie_names_both_factors_and_says_how_to_mark_one() -> None:
+    def model(x: jax.Array) -> jax.Array:
+        return (x @ U) * jnp.sinh(x @ V)[:, ::-1]
+
+    with pytest.raises(ej.UnsupportedPrimitiveError) as raised:
+        ej.excite(model)(X)
+    said = str(raised.value)
+    assert "that of dot_general at" in said and "and that of sinh at" in said
+    assert "excitation_jax.gate" in said and "gates=(" in said
+
+
+class Routed(nn.Module):
+    """Features times what another layer makes of the input, which nothing says to be a gate."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(3)(nn.Dense(6, name="values")(x) * nn.Dense(6, name="router")(x))
+
+
+def marked_from_inside(a: jax.Array, b: jax.Array) -> jax.Array:
+    return a * ej.gate(b)
+
+
+def marked_before_it_was_moved(a: jax.Array, b: jax.Array) -> jax.Array:
+    return a * jnp.flip(2 * ej.gate(b[:, ::-1]) / 2, 1)
+
+
+@pytest.mark.parametrize("product", [marked_from_inside, marked_before_it_was_moved])
+@pytest.mark.parametrize("around", [lambda f: f, jax.jit, jax.checkpoint])
+def test_what_the_user_marks_is_the_gate(product: Callable, around: Callable) -> None:
+    """P goes to the other factor, with the gate's sign: above it (h g) W is h (g W)."""
+
+    def model(x: jax.Array) -> jax.Array:
+        return product(jax.nn.relu(x @ U), x @ V) @ W
+
+    h, gate = np.maximum(X @ U, 0), np.asarray(X @ V)
+    at_h = np.stack([
+        affine(h[i : i + 1], gate[i][:, None] * np.asarray(W), P[i : i + 1])[0] for i in range(5)
+    ])  # fmt: skip
+    wanted = affine(np.maximum(X, 0), U, at_h)
+    np.testing.assert_allclose(mwp(around(model), X, P), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("pattern", ["router", "router/*", "*outer", ("router",)])
+def test_modules_are_marked_from_outside(pattern: str) -> None:
+    module = Routed()
+    params = module.init(KEYS[7], X)
+
+    def by_hand(params: Any, x: jax.Array) -> jax.Array:
+        layer = params["params"]
+        dense = lambda name, x: x @ layer[name]["kernel"] + layer[name]["bias"]  # noqa: E731
+        return dense("Dense_0", dense("values", x) * ej.gate(dense("router", x)))
+
+    if pattern == "router/*":  # of what is inside of it, and there is nothing
+        with pytest.raises(ValueError, match="matches no module.*router"):
+            ej.excitation_vjp(module.apply, params, X, 0, gates=pattern)
+        return
+    with pytest.raises(ej.UnsupportedPrimitiveError):
+        ej.excitation_vjp(module.apply, params, X, 0)
+    found = ej.excitation_vjp(module.apply, params, X, 0, gates=pattern).mwp
+    wanted = ej.excitation_vjp(by_hand, params, X, 0).mwp
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+    assert np.asarray(wanted).sum() > 1
+    through = jax.vjp(ej.excite(lambda x: module.apply(params, x), gates=pattern), X)[1]
+    top = jnp.zeros((5, 3)).at[:, 0].set(1)
+    np.testing.assert_allclose(through(top)[0], wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_a_mark_is_first_in_the_order_and_no_layer() -> None:
+    def model(x: jax.Array) -> jax.Array:
+        return ej.gate(x @ U) * jax.nn.sigmoid(x @ V)
+
+    report = ej.explain_rules(lambda w, x: model(x), (), X)
+    (product,) = (row for row in report.rows if row.primitive == "mul")
+    assert product.note.startswith("gate: dot_general") or "gate: name" in product.note
+    layers = ej.layers(lambda w, x: model(x), (), X)
+    assert not any("excitation_jax" in layer.name for layer in layers)
+    turned = np.where(X @ U < 0, P, 0)  # a sigmoid that a negative gate wants small
+    wanted = affine(np.maximum(X, 0), V, P - turned) + affine(np.maximum(X, 0), -V, turned)
+    np.testing.assert_allclose(mwp(model, X, P), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_marks_that_are_no_patterns_or_match_nothing_are_errors() -> None:
+    module = Routed()
+    params = module.init(KEYS[7], X)
+    with pytest.raises(ValueError, match="'ruter/x' matches no module and no tag.*router"):
+        ej.excitation_vjp(module.apply, params, X, 0, gates="ruter/x")
+    with pytest.raises(TypeError, match="patterns of module paths"):
+        ej.excite(lambda x: x @ U, gates=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"use excitation_jax\.gate"):
+        ej.tag(X, "excitation_jax.gate")
+
+
+TANHS = {
+    "tanh": jnp.tanh,
+    "by hand": lambda y: 1 - 2 / (jnp.exp(2 * y) + 1),
+    "of a sigmoid": lambda y: 2 * jax.nn.sigmoid(2 * y) - 1,
+}
+LAYERS = {
+    "dot": lambda h, w: h @ w,
+    "product and sum": lambda h, w: (h[..., None] * w).sum(-2),
+    "moved before": lambda h, w: h.T[::-1].T @ w[::-1],
+}
+
+
+@pytest.mark.parametrize("tanh", TANHS)
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("around", [lambda f: f, jax.checkpoint])
+def test_the_sign_of_a_gate_counts(tanh: str, layer: str, around: Callable) -> None:
+    """(h g) W is h (g W), whatever the sign of g in each example; h of ELU is x - lambda (D3)."""
+
+    def model(x: jax.Array) -> jax.Array:
+        gated = around(lambda x: jax.nn.elu(x @ U) * TANHS[tanh](x @ V))
+        return LAYERS[layer](gated(x), W)
+
+    h, gate = np.asarray(jax.nn.elu(X @ U)) + 1, np.asarray(jnp.tanh(X @ V))
+    at_h = np.stack([
+        affine(h[i : i + 1], gate[i][:, None] * np.asarray(W), P[i : i + 1])[0] for i in range(5)
+    ])  # fmt: skip
+    wanted = affine(np.maximum(X, 0), U, at_h)
+    np.testing.assert_allclose(mwp(model, X, P), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_features_scaled_by_signed_conditions() -> None:
+    """FiLM on raw features: where the scale is negative, they are wanted smaller (D1)."""
+
+    def model(x: jax.Array) -> jax.Array:
+        scale = (x @ V).mean(0)
+        return jax.nn.relu((x @ U) * scale + x.mean(0) @ W)
+
+    scale = np.asarray((X @ V).mean(0))
+    film = lambda x: (x @ U) * (x @ V).mean(0)  # noqa: E731
+    wanted = affine(np.maximum(X, 0), np.asarray(U) * np.sign(scale), P)
+    np.testing.assert_allclose(mwp(film, X, P), wanted, rtol=1e-4, atol=1e-6)
+    assert np.isfinite(mwp(model, X, P)).all()
+
+
 TOKENS = jnp.array([[3, 0, 2, 2], [1, 1, 0, 3]])
 TABLE = jnp.abs(jax.random.normal(KEYS[5], (4, 6)))
 
