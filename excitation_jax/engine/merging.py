@@ -18,8 +18,8 @@ from jax import lax
 from ..program import compat
 from ..program.primitives import Kind, indices, kind
 from ..program.trace import Op, Value
+from ..rules.connections import Connections, Excitation
 from ..rules.rule import Call, safe_divide, shared, unbroadcast
-from ..rules.sharing import Connections, Excitation
 from .carriers import Arrays, Carried, Evaluation, call_of, carrier, carrier_dtype, knowledge
 from .lanes import of_neuron, of_summand
 from .plan import Plan

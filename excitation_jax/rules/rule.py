@@ -320,7 +320,7 @@ class Rule:
         return None
 
     def connections(self, call: Call, p: jax.Array) -> Any:
-        """The `sharing.Connections` of an affine operation; nothing is computed before ``p`` is."""
+        """The `connections.Connections` of an affine operation; nothing is computed before ``p`` is."""
         raise NotImplementedError
 
     def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:

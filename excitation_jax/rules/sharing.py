@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,16 @@ from ..program.affine import is_centred, put_back
 from ..program.gates import signal_factor, tie
 from ..program.primitives import Kind, is_product, kind
 from ..program.trace import Op
+from .connections import (
+    Connections,
+    Excitation,
+    by_sign,
+    excitation,
+    fold_input_sign,
+    fold_sign,
+    positive,
+    with_constants,
+)
 from .passing import Product, placed
 from .rule import (
     Call,
@@ -29,22 +39,6 @@ from .rule import (
     shared,
     unbroadcast,
 )
-
-#: Z of every neuron, and from r = P / Z what each child gets per unit of h: L+^T(r).
-Excitation = tuple[jax.Array, Callable[[jax.Array], jax.Array]]
-
-
-class Connections(NamedTuple):
-    """The connections of an affine operation's neurons to their children.
-
-    Attributes:
-      h: the children's activations.
-      excite: the excitation by the positive part of the weights, ``excite(1)``, or by the
-        negative one, ``excite(-1)``.
-    """
-
-    h: jax.Array
-    excite: Callable[[int], Excitation]
 
 
 @dataclass(frozen=True)
@@ -110,21 +104,21 @@ class Affine(Rule):
         own = not any(call.step.site.operands[i].active for i in weights)
         sign = call.output_sign if self.effective and own else None
         before = call.input_signs[source] if self.effective and call.input_signs else None
-        if sign is not None and (folded := _fold_sign(call, sign)) is not None:
+        if sign is not None and (folded := fold_sign(call, sign)) is not None:
             (i, weight_sign), sign = folded, None
             weights[i] = weights[i] * weight_sign
-        if before is not None and (folded := _fold_input_sign(call, before)) is not None:
+        if before is not None and (folded := fold_input_sign(call, before)) is not None:
             (i, weight_sign), before = folded, None
             weights[i] = weights[i] * weight_sign
         turned = call.direction if self.effective and own else 1
 
         def one_side(part: int) -> Excitation:
             if before is None:
-                return _excitation(call, _positive(weights, part), h)
+                return excitation(call, positive(weights, part), h)
             # These signs vary along more than the features: some children by w+, some by w-.
-            up, send_up = _excitation(call, _positive(weights, part), jnp.where(before > 0, h, 0))
-            down, send_down = _excitation(
-                call, _positive(weights, -part), jnp.where(before < 0, h, 0)
+            up, send_up = excitation(call, positive(weights, part), jnp.where(before > 0, h, 0))
+            down, send_down = excitation(
+                call, positive(weights, -part), jnp.where(before < 0, h, 0)
             )
             return up + down, lambda r: jnp.where(before > 0, send_up(r), send_down(r))
 
@@ -132,7 +126,7 @@ class Affine(Rule):
             if sign is None:
                 return one_side(part * turned)
             # The scale varies along more than the features: each unit takes its own side.
-            return _by_sign(sign, one_side(part * turned), one_side(-part * turned))
+            return by_sign(sign, one_side(part * turned), one_side(-part * turned))
 
         return Connections(h, excite)
 
@@ -144,19 +138,19 @@ class Affine(Rule):
             h = call.towards(source, call.direction) if self.clamped else call.value(source)
             constant = call.constants(source) if self.clamped else None
             if constant is None:
-                return Connections(h, lambda part: _excitation(call, {}, h))
-            return _with_constants(call, h, jnp.where(constant, 0, jnp.ones_like(h)))
+                return Connections(h, lambda part: excitation(call, {}, h))
+            return with_constants(call, h, jnp.where(constant, 0, jnp.ones_like(h)))
         h = call.activation(source)
 
         def one_side(part: int) -> Excitation:
-            positive = part * call.direction * signs > 0
-            total, send = _excitation(call, {}, jnp.where(positive, h, 0))
-            return total, lambda r: jnp.where(positive, send(r), 0)
+            rises = part * call.direction * signs > 0
+            total, send = excitation(call, {}, jnp.where(rises, h, 0))
+            return total, lambda r: jnp.where(rises, send(r), 0)
 
         def excite(part: int) -> Excitation:
             if call.output_sign is None:
                 return one_side(part)
-            return _by_sign(call.output_sign, one_side(part), one_side(-part))
+            return by_sign(call.output_sign, one_side(part), one_side(-part))
 
         return Connections(h, excite)
 
@@ -181,108 +175,6 @@ class Affine(Rule):
     def contrast(self, excite: Callable[[int], jax.Array]) -> jax.Array:
         """Eq. 8, 9: the excitation less that of the negated classifier, ``excite(-1)``."""
         return excite(1) - excite(-1)
-
-
-def _by_sign(sign: jax.Array, same: Excitation, other: Excitation) -> Excitation:
-    """Of neurons of which some are excited by the one side of the weights, some by the other."""
-    (up, send_up), (down, send_down) = same, other
-    total = jnp.where(sign > 0, up, jnp.where(sign < 0, down, 0))
-    return (
-        total,
-        lambda r: send_up(jnp.where(sign > 0, r, 0)) + send_down(jnp.where(sign < 0, r, 0)),
-    )
-
-
-def _with_constants(call: Call, h: jax.Array, active: jax.Array) -> Connections:
-    """Of a sum, where one summand alone may depend on the input: that is a shift (R5)."""
-    total, send = _excitation(call, {}, h)
-    number, pass_on = _excitation(call, {}, active)
-    alone = number == 1
-
-    def down(r: jax.Array) -> jax.Array:
-        return h * send(jnp.where(alone, 0, r)) + active * pass_on(jnp.where(alone, r, 0))
-
-    return Connections(jnp.ones_like(h), lambda part: (jnp.where(alone, 1, total), down))
-
-
-def _positive(weights: dict[int, jax.Array], part: int) -> dict[int, jax.Array]:
-    return {i: jnp.maximum(part * w, 0) for i, w in weights.items()}
-
-
-def _excitation(call: Call, weights: dict[int, jax.Array], h: jax.Array) -> Excitation:
-    """Z = L+(h), and the way down."""
-    (source,) = call.sources
-    operands = range(len(call.operands))
-    total, transpose = jax.vjp(
-        lambda h: call.bind(*(h if i == source else weights[i] for i in operands)), h
-    )
-    return total, lambda r: transpose(r)[0]
-
-
-def _fold_input_sign(call: Call, sign: jax.Array) -> tuple[int, jax.Array] | None:
-    """The sign of what the signal was multiplied with, as a factor of the weights."""
-    op, (source,) = call.step.site.op, call.sources
-    weight = 1 - source
-    meets: dict[int, int] = {}
-    if op.primitive is lax.conv_general_dilated_p:
-        numbers = op.params["dimension_numbers"]
-        if source == 0 and op.params["feature_group_count"] == 1:
-            meets[numbers.lhs_spec[1]] = numbers.rhs_spec[1]
-    else:
-        for pairs in op.params["dimension_numbers"]:
-            meets.update(zip(pairs[source], pairs[weight], strict=True))
-    varying = [i for i, size in enumerate(sign.shape) if size != 1]
-    if not meets.keys() >= set(varying):
-        return None
-    shape = [1] * len(op.inputs[weight].shape)
-    for i in varying:
-        shape[meets[i]] = sign.shape[i]
-    kept = lax.squeeze(sign, [i for i in range(sign.ndim) if i not in varying])
-    order = sorted(range(len(varying)), key=lambda position: meets[varying[position]])
-    return weight, jnp.transpose(kept, order).reshape(shape).astype(call.dtype)
-
-
-def _fold_sign(call: Call, sign: jax.Array) -> tuple[int, jax.Array] | None:
-    """The sign as a factor of the weights: (operand, array); None if it varies elsewhere."""
-    op, (source,) = call.step.site.op, call.sources
-    weight = 1 - source
-    owners = _weight_dimensions(call, weight)
-    varying = [i for i, size in enumerate(sign.shape) if size != 1]
-    places = {i: owner for i in varying if (owner := owners[i]) is not None}
-    if len(places) != len(varying):
-        return None
-    shape = [1] * len(op.inputs[weight].shape)
-    for i, place in places.items():
-        shape[place] = sign.shape[i]
-    kept = lax.squeeze(sign, [i for i in range(sign.ndim) if i not in places])
-    order = sorted(range(len(varying)), key=lambda position: places[varying[position]])
-    return weight, jnp.transpose(kept, order).reshape(shape).astype(call.dtype)
-
-
-def _weight_dimensions(call: Call, weight: int) -> list[int | None]:
-    """For each dimension of the output, the dimension of the weights it comes from."""
-    op = call.step.site.op
-    rank = len(op.outputs[0].shape)
-    owners: list[int | None] = [None] * rank
-    if op.primitive is lax.conv_general_dilated_p:
-        numbers = op.params["dimension_numbers"]
-        if weight == 1:
-            owners[numbers.out_spec[1]] = numbers.rhs_spec[0]
-        else:  # the kernel depends on the input, and the image is constant
-            owners[numbers.out_spec[0]] = numbers.lhs_spec[0]
-    else:
-        (contract, batch) = op.params["dimension_numbers"]
-        for position, dim in enumerate(batch[weight]):
-            owners[position] = dim
-        free = [
-            dim
-            for dim in range(len(op.inputs[weight].shape))
-            if dim not in contract[weight] and dim not in batch[weight]
-        ]
-        start = len(batch[0]) if weight == 0 else rank - len(free)
-        for position, dim in enumerate(free):
-            owners[start + position] = dim
-    return owners
 
 
 @dataclass(frozen=True)
