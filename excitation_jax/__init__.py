@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
     from .maps import combine, metrics
     from .rules.ruleset import (
         EXCITATION,
+        EXCITATION_CONSERVING,
         EXCITATION_RESIDUAL,
         EXCITATION_TORCHRAY,
         EXCITATION_UNMERGED,
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EXCITATION",
+    "EXCITATION_CONSERVING",
     "EXCITATION_RESIDUAL",
     "EXCITATION_TORCHRAY",
     "EXCITATION_UNMERGED",
@@ -84,6 +86,7 @@ _DEFINED = {
     "explain.targets": ("top_down_signal",),
     "rules.ruleset": (
         "EXCITATION",
+        "EXCITATION_CONSERVING",
         "EXCITATION_RESIDUAL",
         "EXCITATION_TORCHRAY",
         "EXCITATION_UNMERGED",

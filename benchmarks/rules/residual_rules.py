@@ -29,6 +29,7 @@ from excitation_jax.models import cifar_resnet
 
 RULES = {
     "EXCITATION": ej.EXCITATION,
+    "EXCITATION_CONSERVING": ej.EXCITATION_CONSERVING,
     "EXCITATION_RESIDUAL": ej.EXCITATION_RESIDUAL,
     "EXCITATION_TORCHRAY": ej.EXCITATION_TORCHRAY,
 }
@@ -121,13 +122,13 @@ def main() -> None:
     options = parser.parse_args()
     print(
         f"ResNet-{options.depth}, {options.grids} grids\n"
-        f"{'method':8} {'rules':19} {'layer':8} {'hits':>7} {'energy':>7}"
+        f"{'method':8} {'rules':21} {'layer':8} {'hits':>7} {'energy':>7}"
     )
     rows = []
     for row in play(options.weights, options.images, options.depth, options.grids, options.seed):
         rows.append(row)
         print(
-            f"{row['method']:8} {row['rules']:19} {row['layer']:8} {row['hits']:7.1%} "
+            f"{row['method']:8} {row['rules']:21} {row['layer']:8} {row['hits']:7.1%} "
             f"{row['energy']:7.3f}",
             flush=True,
         )

@@ -96,8 +96,9 @@ def knowledge(run: Evaluation, step: Step, env: Arrays) -> Known:
 
 
 def call_of(
-    step: Step, dtype: Any, known: Known, contrastive: bool = False, direction: int = 1
-) -> Call:
+    step: Step, dtype: Any, known: Known, contrastive: bool = False, direction: int = 1,
+    upper: bool = False,
+) -> Call:  # fmt: skip
     """An operation as its rule sees it in the backward pass."""
     pairs = zip(step.readings, known.neurons, strict=True)
     neurons = (
@@ -110,7 +111,7 @@ def call_of(
     return Call(
         step, tuple(known.operands), dtype, known.output_sign, direction,
         tuple(known.input_signs), tuple(neurons), tuple(bounds), tuple(known.active), contrastive,
-        known.tail, known.output,
+        upper, known.tail, known.output,
     )  # fmt: skip
 
 

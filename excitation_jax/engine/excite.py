@@ -29,7 +29,8 @@ from ..program import compat
 from ..program.hints import Bounds, hints
 from ..program.modules import name_owners
 from ..program.trace import Op, Value, read_value, trace
-from ..rules.rule import Flow, Step, Structure, Through, times
+from ..rules.arithmetic import times
+from ..rules.rule import Flow, Step, Structure, Through
 from ..rules.ruleset import EXCITATION, RuleSet
 from .carriers import (
     Arrays,
@@ -275,7 +276,7 @@ def _carry_on(run: Evaluation, step: Step, upper: bool, env: Arrays, carried: Ca
             return metered(meter, [passed(run, op, discounted(meter, given)[0], env)])
         if isinstance(step.route, Structure):
             return metered(meter, moved(step, env, discounted(meter, given)))
-        return _flow(run, step, env, given, contrastive and op not in plan.headed, direction)
+        return _flow(run, step, env, given, upper, direction)
 
     if len(step.directions) == 2 and step.rule.joins(op) and not contrastive:
         both = made_for(run, step, phase, 0, env, carried, make)
@@ -290,21 +291,22 @@ def _carry_on(run: Evaluation, step: Step, upper: bool, env: Arrays, carried: Ca
 
 
 def _flow(
-    run: Evaluation, step: Step, env: Arrays, below: Mapping[int, jax.Array], contrastive: bool,
+    run: Evaluation, step: Step, env: Arrays, below: Mapping[int, jax.Array], upper: bool,
     direction: int,
 ) -> list[jax.Array]:  # fmt: skip
     assert isinstance(step.route, Flow)
     sources = tuple(i for k, i in enumerate(step.route.sources) if k in below)
     carriers = list(below.values())
     known = knowledge(run, step, env)
-    how = sources, contrastive, direction
+    contrastive = upper and step.contrastive and step.site.op not in run.plan.headed
+    how = sources, upper, contrastive, direction
     return _carry(step, how, carriers, run.taps.get(step.site.op), known)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _carry(
     step: Step,
-    how: tuple[tuple[int, ...], bool, int],
+    how: tuple[tuple[int, ...], bool, bool, int],
     carriers: list,
     meter: jax.Array | None,
     known: tuple,
@@ -312,8 +314,9 @@ def _carry(
     """The carriers of an operation's outputs; its backward is the operation's rule.
 
     Args:
-      how: positions of the operands whose carriers are given; whether the negated neurons' part is
-        to be subtracted; the direction of the probability, 0 for both, each with a carrier.
+      how: positions of the operands whose carriers are given; whether P has not met the
+        first affine operation before, and the negated neurons' part is to be subtracted; the
+        direction of the probability, 0 for both, each with a carrier.
       meter: a zero, or None; its cotangent is the probability that ends at the operation, at
         units without excitatory input.
       known: what the rule needs (see `carriers.knowledge`).
@@ -326,10 +329,10 @@ def _carry_forward(step: Step, how: Any, carriers: list, meter: Any, known: Any)
 
 
 def _carry_backward(step: Step, how: Any, saved: tuple, p: list[jax.Array]) -> tuple:
-    (known, meter), op, (sources, contrastive, direction) = saved, step.site.op, how
+    (known, meter), op, (sources, upper, contrastive, direction) = saved, step.site.op, how
     if (value := known.value) is not None:
         p = [jnp.where(jnp.isnan(value), times(part, jnp.nan), part) for part in p]
-    call = call_of(step, p[0].dtype, known, contrastive, direction or 1)
+    call = call_of(step, p[0].dtype, known, contrastive, direction or 1, upper)
     if direction == 0:
         shares = step.rule.both(call, (p[0], p[1]))
     else:

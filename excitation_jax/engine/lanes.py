@@ -16,7 +16,8 @@ from ..program import compat
 from ..program.primitives import Kind, is_product, kind
 from ..program.slope import BOTH, Signed
 from ..program.trace import Op, Value, read_value
-from ..rules.rule import Flow, Step, times
+from ..rules.arithmetic import times
+from ..rules.rule import Flow, Step
 from .carriers import Arrays, Carried, Evaluation
 from .direction import resets
 from .plan import Lane, Plan

@@ -100,7 +100,8 @@ def markov_chain(
     Raises:
       ValueError: the network has more than 8,000 neurons, counting every value between the
         output and the input, or several inputs or outputs.
-      NotImplementedError: an operation follows a rule of the user's, or is a loop or branch.
+      NotImplementedError: an operation follows a rule of the user's, or one that hands on evenly
+        (`EXCITATION_CONSERVING`), or is a loop or branch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -144,6 +145,11 @@ def markov_chain(
                     transition[where[lane, output], where[source]] += part[:, None] * block
 
     for op, step in plan.steps.items():
+        if step.rule.evenly:
+            raise NotImplementedError(
+                f"no matrix for the rules {rules.name}, which hand on evenly: "
+                "the chain is that of Eq. 6 alone"
+            )
         if isinstance(step.route, Inside):
             raise NotImplementedError(
                 f"no matrix for the {op.primitive.name} in "

@@ -13,8 +13,8 @@ from ..explain.prepared import Prepared, prepare
 from ..explain.targets import Target
 from ..explain.top_down import TopDown, top_down
 from ..program.primitives import Kind, Missing, Primitive, Row, row
+from ..rules.arithmetic import safe_divide
 from ..rules.gradient import GRADIENT
-from ..rules.rule import safe_divide
 from .gradients import ModelFunction, linear_approximation
 
 

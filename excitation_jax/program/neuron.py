@@ -37,6 +37,7 @@ class Reading:
       bounds: of those whose elements have different ones, these.
       ops: from there up to the operand: moves, and products and sums with constants and gates.
       sign: of the constants in them, None where it is positive.
+      gates: those of the operations that scale by a gate.
     """
 
     value: Value
@@ -44,6 +45,7 @@ class Reading:
     bounds: Mapping[Value, Bounds]
     ops: tuple[Op, ...]
     sign: Signed | None
+    gates: frozenset[Op]
 
     @property
     def needed(self) -> list[Value]:
@@ -54,15 +56,25 @@ class Reading:
             read.update((v, None) for v in op.inputs if v not in made and v.literal is None)
         return list(read)
 
-    def amounts(self, of: Callable[[Value], jax.Array], env: Mapping[Value, Any]) -> jax.Array:
+    def amounts(
+        self,
+        of: Callable[[Value], jax.Array],
+        env: Mapping[Value, Any],
+        constants: bool = True,
+    ) -> jax.Array:
         """What the operand's elements have of an amount that its neurons have.
 
         Args:
           of: the amount of each neuron.
           env: the values `needed`.
+          constants: these scale it, as gates do.
         """
         found = {value: of(value) for value in self.neurons}
         dtype = next(iter(found.values())).dtype
+
+        def factor(op: Op, value: Value) -> jax.Array:
+            found = jnp.abs(number(value))
+            return found if constants or op in self.gates else jnp.ones_like(found)
 
         def number(value: Value) -> Any:
             constant = jnp.asarray(env[value] if value.literal is None else value.literal)
@@ -81,16 +93,16 @@ class Reading:
                 made = compat.bind(op.primitive, op.params, *operands)
             elif is_product(op):
                 (at,) = followed
-                factor = jnp.abs(number(op.inputs[1 - at]))
-                pair = (found[op.inputs[0]], factor) if at == 0 else (factor, found[op.inputs[1]])
+                scale = factor(op, op.inputs[1 - at])
+                pair = (found[op.inputs[0]], scale) if at == 0 else (scale, found[op.inputs[1]])
                 params = {**op.params, "preferred_element_type": dtype}
                 made = compat.bind(op.primitive, params, *pair)
             else:
                 (at, *_), amount = followed, found[op.inputs[followed[0]]]
                 if op.primitive is lax.mul_p:
-                    amount = amount * jnp.abs(number(op.inputs[1 - at]))
+                    amount = amount * factor(op, op.inputs[1 - at])
                 elif op.primitive is lax.div_p:
-                    amount = amount / jnp.abs(number(op.inputs[1]))
+                    amount = amount / factor(op, op.inputs[1])
                 made = [jnp.broadcast_to(amount, op.outputs[0].shape)]
             found.update(zip(op.outputs, made, strict=True))
         return found[self.value]
@@ -173,7 +185,9 @@ class Neurons:
         plain = sign is None and (value in neurons or self._is_plain(ops, lows, value))
         if plain and not bounds:
             return None
-        return Reading(value, neurons, bounds, tuple(ops), sign)
+        scales = [op for op in ops if kind(op.primitive) is not Kind.MOVE]
+        gates = frozenset(op for op in scales if scaled(op, self.facts) is None)
+        return Reading(value, neurons, bounds, tuple(ops), sign, gates)
 
     def _is_plain(self, ops: Sequence[Op], lows: set[float], value: Value) -> bool:
         """Whether the operand's own value less its own bound says the same."""

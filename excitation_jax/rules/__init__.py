@@ -1,5 +1,6 @@
 """The rules: what happens to the probability at each operation."""
 
+from .arithmetic import safe_divide
 from .passing import (
     Difference,
     Elementwise,
@@ -13,9 +14,10 @@ from .passing import (
     Winner,
     Within,
 )
-from .rule import Call, Rule, Site, safe_divide
+from .rule import Call, Rule, Site
 from .ruleset import (
     EXCITATION,
+    EXCITATION_CONSERVING,
     EXCITATION_RESIDUAL,
     EXCITATION_TORCHRAY,
     EXCITATION_UNMERGED,
@@ -25,6 +27,7 @@ from .sharing import Affine, DeviceSum, PlacedSum, Sum
 
 __all__ = [
     "EXCITATION",
+    "EXCITATION_CONSERVING",
     "EXCITATION_RESIDUAL",
     "EXCITATION_TORCHRAY",
     "EXCITATION_UNMERGED",

@@ -14,20 +14,8 @@ from jax import lax
 from ..program import compat
 from ..program.gates import signal_factor, tie
 from ..program.primitives import is_product
-from .rule import (
-    Call,
-    Flow,
-    Inside,
-    Refuse,
-    Route,
-    Rule,
-    Site,
-    Structure,
-    Through,
-    only_child,
-    times,
-    unbroadcast,
-)
+from .arithmetic import times, unbroadcast
+from .rule import Call, Flow, Inside, Refuse, Route, Rule, Site, Structure, Through, only_child
 
 
 @dataclass(frozen=True)

@@ -25,19 +25,8 @@ from jax.extend.core import primitives
 from ..program import compat
 from ..program.primitives import Kind, kind
 from ..program.trace import Op
-from .rule import (
-    Call,
-    Flow,
-    Refuse,
-    Route,
-    Rule,
-    Site,
-    Through,
-    only_child,
-    safe_divide,
-    times,
-    unbroadcast,
-)
+from .arithmetic import safe_divide, times, unbroadcast
+from .rule import Call, Flow, Refuse, Route, Rule, Site, Through, only_child
 from .ruleset import EXCITATION, RuleSet
 from .sharing import Affine, PlacedSum
 from .tail import tails

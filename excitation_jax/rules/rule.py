@@ -19,6 +19,7 @@ from ..program.neuron import Reading
 from ..program.record import Facts
 from ..program.slope import Signed, Way
 from ..program.trace import Op, Value
+from .arithmetic import above
 
 
 class Through(NamedTuple):
@@ -175,6 +176,7 @@ class Call:
       bounds: for each operand, the lower bounds of those whose elements have different ones.
       active: for each operand, which elements depend on the input; None where all do.
       contrastive: the negated operation's excitation is to be subtracted (Eq. 8, 9).
+      upper: in a contrastive pass, before it has met the first affine operation, or there.
       tail: what `Rule.find_tails` found, read.
       output: the operation's own output, where the rule needs it.
     """
@@ -189,6 +191,7 @@ class Call:
     bounds: tuple[Mapping[Value, Any], ...] = ()
     active: tuple[Any, ...] = ()
     contrastive: bool = False
+    upper: bool = False
     tail: tuple[jax.Array, jax.Array] | None = None
     output: jax.Array | None = None
 
@@ -236,13 +239,13 @@ class Call:
         def of(given: jax.Array, low: Any) -> jax.Array:
             x = given.astype(self.dtype)
             if isinstance(low, jax.Array):
-                bounded = _above(x, low.astype(self.dtype), given.dtype) if direction > 0 else 0
+                bounded = above(x, low.astype(self.dtype), given.dtype) if direction > 0 else 0
                 return jnp.where(low == -jnp.inf, jnp.maximum(direction * x, 0), bounded)
             if low == -float("inf"):
                 return jnp.maximum(direction * x, 0)
             if direction < 0:
                 return jnp.zeros_like(x)
-            return x if low == 0 else _above(x, low, given.dtype)
+            return x if low == 0 else above(x, low, given.dtype)
 
         reading = self.step.readings[i] if self.step.readings else None
         if reading is None:
@@ -254,6 +257,25 @@ class Call:
             h = reading.amounts(lambda v: of(known[v], lows[v]), known)
         constants = self.constants(i)
         return h if constants is None else jnp.where(constants, 0, h)
+
+    def field(self, i: int) -> jax.Array:
+        """As what the elements of operand ``i`` count for children: 0 constants, else by gates."""
+        reading = self.step.readings[i] if self.step.readings else None
+        shape = self.operands[i].shape
+        if reading is None or not reading.gates:
+            found = jnp.ones(shape, self.dtype)
+        else:
+            known = self.neurons[i]
+            assert known is not None
+            ones = {v: jnp.ones(known[v].shape, self.dtype) for v in reading.neurons}
+            found = reading.amounts(ones.__getitem__, known, constants=False)
+        constants = self.constants(i)
+        return found if constants is None else jnp.where(constants, 0, found)
+
+    def all_children(self, i: int) -> bool:
+        """Whether every element of operand ``i`` is a child, and counts as one."""
+        reading = self.step.readings[i] if self.step.readings else None
+        return self.constants(i) is None and (reading is None or not reading.gates)
 
     def constants(self, i: int) -> Any:
         """Which elements of operand ``i`` are constants and no neurons; None for none."""
@@ -290,6 +312,7 @@ class Rule:
       reverses: whether its contrast is that of `connections`, Z+ and Z- each by its own part.
       merges: whether the sum is one neuron with affine operations that it alone reads: P is split
         by the connections of all of them, wherever the partial sums lie (see regions.py).
+      evenly: whether a neuron that nothing excites hands its P on to all its children (D10).
       selects: whether P goes where the operation's own gradient says.
       clamped: whether h is `Call.activation`; the value as it is otherwise.
       effective: whether the scale behind an operation counts into its weights.
@@ -305,6 +328,7 @@ class Rule:
     connects: bool = False
     reverses: bool = False
     merges: bool = False
+    evenly: bool = False
     selects: bool = False
     clamped: bool = True
     effective: bool = True
@@ -320,7 +344,7 @@ class Rule:
         return None
 
     def connections(self, call: Call, p: jax.Array) -> Any:
-        """The `connections.Connections` of an affine operation; nothing is computed before ``p`` is."""
+        """`connections.Connections` of an affine operation; nothing is computed before ``p`` is."""
         raise NotImplementedError
 
     def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
@@ -346,46 +370,3 @@ class CustomRule(Rule):
 
     def backward(self, call: Call, p: Any) -> Sequence[jax.Array | None]:
         return self.function(call, p)
-
-
-def _above(x: jax.Array, low: Any, dtype: Any) -> jax.Array:
-    """x - lambda. Of a neuron at its bound, rounding in its dtype leaves no activation.
-
-    Otherwise, where all children of a winner are off, it would pass its P on as they were rounded.
-    """
-    h, rounded = x - low, 0.0
-    if jnp.issubdtype(dtype, jnp.floating):
-        rounded = 4 * float(jnp.finfo(dtype).eps)
-    return jnp.where(h <= rounded * abs(low), 0, h)
-
-
-def safe_divide(p: jax.Array, total: jax.Array) -> jax.Array:
-    """p / total, 0 where the total vanishes (Z_i = 0 in Eq. 6).
-
-    Where the total is not finite it is 0 for p = 0 and not finite for any other p. The threshold is
-    far above the denormal numbers, for which the quotient would overflow.
-    """
-    info = jnp.finfo(p.dtype)
-    vanishes, broken = jnp.abs(total) <= float(info.tiny) ** 0.8, ~(jnp.abs(total) < jnp.inf)
-    # p is read once: XLA would compute all that it comes from a second time for a comparison.
-    divisor = jnp.where(vanishes, jnp.inf, jnp.where(broken, info.tiny, total))
-    return p * jnp.where(broken, info.max, 1).astype(p.dtype) / divisor
-
-
-def times(p: jax.Array, h: Any) -> jax.Array:
-    """p * h, 0 where p is 0, whatever h is: where no probability is, nothing flows."""
-    return jnp.where(p == 0, 0, p * h)
-
-
-def shared(ratio: jax.Array, h: jax.Array) -> jax.Array:
-    """r * h, from r = P / Z with the Z that h is a part of: where h is not finite, r says so."""
-    return ratio * jnp.where(jnp.abs(h) < jnp.inf, h, 0)
-
-
-def unbroadcast(p: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Sums ``p`` over the dimensions along which an operand of ``shape`` was broadcast."""
-    if p.shape == shape:
-        return p
-    p = p.sum(axis=tuple(range(p.ndim - len(shape))))
-    axes = tuple(i for i, size in enumerate(shape) if size == 1 and p.shape[i] != 1)
-    return p.sum(axis=axes, keepdims=True)

@@ -125,10 +125,11 @@ class RuleSet:
 
 def excitation_rules(
     name: str, *, effective: bool = True, clamped: bool = True, skips: str = "share",
-    merges: bool = True,
+    merges: bool = True, evenly: bool = False,
 ) -> RuleSet:  # fmt: skip
     """The rules of Excitation Backprop; the options are those of `Affine` and `Sum`."""
-    affine, total = Affine(effective, clamped), Sum(clamped, skips, merges)
+    affine = Affine(effective, clamped, evenly=evenly)
+    total = Sum(clamped, skips, merges, evenly)
     by_kind: dict[Kind, Rule] = {
         Kind.ELEMENTWISE: Elementwise(), Kind.IDENTITY: Elementwise(), Kind.MOVE: Move(),
         Kind.SUM: replace(affine, merges=merges), Kind.AFFINE: affine,
@@ -136,12 +137,13 @@ def excitation_rules(
     }  # fmt: skip
     exceptions: dict[Primitive, Rule] = {
         **dict.fromkeys((lax.add_p, primitives.add_jaxvals_p), total),
-        lax.sub_p: Sum(merges=merges) if clamped else Difference(),
+        lax.sub_p: Sum(merges=merges, evenly=evenly) if clamped else Difference(),
         lax.mul_p: Product(), lax.div_p: Quotient(),
         lax.max_p: Winner(), lax.min_p: Winner(), lax.select_n_p: Select(),
-        lax.gather_p: Gather(), lax.scatter_p: Place(), lax.scatter_add_p: PlacedSum(clamped),
+        lax.gather_p: Gather(), lax.scatter_p: Place(),
+        lax.scatter_add_p: PlacedSum(clamped, evenly),
         lax.scatter_max_p: PlacedWinner(), lax.scatter_min_p: PlacedWinner(),
-        **dict.fromkeys((lax.psum_p, compat.psum_invariant_p), DeviceSum(merges)),
+        **dict.fromkeys((lax.psum_p, compat.psum_invariant_p), DeviceSum(merges, evenly)),
     }  # fmt: skip
     # Under explicit sharding (reshard) nothing has been tried.
     rows = {primitive: row for primitive, row in TABLE.items() if primitive is not compat.reshard_p}
@@ -160,6 +162,10 @@ EXCITATION_TORCHRAY = excitation_rules(
 
 #: At the sum of an identity skip and a residual branch the skip gets nothing (IJCV18, Fig. 7c).
 EXCITATION_RESIDUAL = excitation_rules("EXCITATION_RESIDUAL", skips="nothing")
+
+#: A neuron that nothing excites (its bias drives it) hands its probability on evenly, to all its
+#: children: so none is lost on the way down (D10).
+EXCITATION_CONSERVING = excitation_rules("EXCITATION_CONSERVING", evenly=True)
 
 #: Every layer is a neuron of its own: a sum of several splits by their values first (Eq. 19), as in
 #: all versions up to 0.1.

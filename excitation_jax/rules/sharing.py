@@ -14,6 +14,7 @@ from ..program.affine import is_centred, put_back
 from ..program.gates import signal_factor, tie
 from ..program.primitives import Kind, is_product, kind
 from ..program.trace import Op
+from .arithmetic import safe_divide, shared, unbroadcast
 from .connections import (
     Connections,
     Excitation,
@@ -24,21 +25,9 @@ from .connections import (
     positive,
     with_constants,
 )
+from .evenly import handed_on, left_over
 from .passing import Product, placed
-from .rule import (
-    Call,
-    Flow,
-    Refuse,
-    Route,
-    Rule,
-    Site,
-    Step,
-    Through,
-    only_child,
-    safe_divide,
-    shared,
-    unbroadcast,
-)
+from .rule import Call, Flow, Refuse, Route, Rule, Site, Step, Through, only_child
 
 
 @dataclass(frozen=True)
@@ -55,11 +44,13 @@ class Affine(Rule):
       effective: count the scale behind the operation in.
       clamped: h is the activation of `Call.activation`; otherwise the value as it is.
       merges: as a sum (an average pooling, say), is one neuron with the layers that it alone reads.
+      evenly: where nothing excites, all children get the same (D10).
     """
 
     effective: bool = True
     clamped: bool = True
     merges: bool = False
+    evenly: bool = False
     equation = "R1 affine, Eq. 6"
     contrasts = True
     shares = True
@@ -82,15 +73,17 @@ class Affine(Rule):
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:
         if is_product(call.step.site.op):
             return Product().backward(call, p)
-        connected = self.connections(call, p)
+        connected, (source,) = self.connections(call, p), call.sources
+        totals = {}
 
         def excite(part: int) -> jax.Array:
-            total, send = connected.excite(part)
-            return send(self.per_child(call, p, total))
+            totals[part], send = connected.excite(part)
+            return send(self.per_child(call, p, totals[part]))
 
-        shares = self.contrast(excite) if call.contrastive else excite(1)
-        operands = range(len(call.operands))
-        return [shared(shares, connected.h) if i in call.sources else None for i in operands]
+        shares = shared(self.contrast(excite) if call.contrastive else excite(1), connected.h)
+        if self.evenly and not call.upper:
+            shares += handed_on(call, source, left_over(p, totals[1]))
+        return [shares if i == source else None for i in range(len(call.operands))]
 
     def connections(self, call: Call, p: jax.Array) -> Connections:
         (source,) = call.sources
@@ -159,14 +152,17 @@ class Affine(Rule):
 
     def both(self, call: Call, p: tuple[jax.Array, jax.Array]) -> Sequence[jax.Array | None]:
         """Z- = Z+ - L(h) needs no convolution where L(h) is the operation's own output."""
-        connected = self.connections(call, p[0])
+        connected, (source,) = self.connections(call, p[0]), call.sources
         (total, send), (less, send_less) = connected.excite(1), connected.excite(-1)
         if call.output is not None:
             less = jnp.maximum(total - call.output.astype(call.dtype), 0)
-        shares = send(self.per_child(call, p[0], total))
-        shares += send_less(self.per_child(call, p[1], less))
-        operands = range(len(call.operands))
-        return [shared(shares, connected.h) if i in call.sources else None for i in operands]
+        ratios = send(self.per_child(call, p[0], total)) + send_less(
+            self.per_child(call, p[1], less)
+        )
+        shares = shared(ratios, connected.h)
+        if self.evenly and not call.upper:
+            shares += handed_on(call, source, left_over(p[0], total) + left_over(p[1], less))
+        return [shares if i == source else None for i in range(len(call.operands))]
 
     def per_child(self, call: Call, p: jax.Array, total: jax.Array) -> jax.Array:
         """P / Z: what a child gets per unit of its excitation, of which ``total`` is the sum."""
@@ -189,11 +185,13 @@ class Sum(Rule):
       skips: "share", or "nothing": at the sum of an identity skip and a residual branch the
         branch gets everything (IJCV18, Fig. 7c).
       merges: is one neuron with the layers that it alone reads.
+      evenly: two summands of which neither is active get the same (D10).
     """
 
     clamped: bool = True
     skips: str = "share"
     merges: bool = False
+    evenly: bool = False
     equation = "R4 sum, Eq. 19"
     shares = True
 
@@ -220,6 +218,10 @@ class Sum(Rule):
         h = [call.towards(i, ways[i]) if self.clamped else call.value(i) for i in range(2)]
         ratio = safe_divide(p, h[0] + h[1])
         shares = [shared(ratio, h[0]), shared(ratio, h[1])]
+        if self.evenly and not call.upper:
+            field = [call.field(i) for i in range(2)]
+            even = safe_divide(left_over(p, h[0] + h[1]), field[0] + field[1])
+            shares = [share + even * one for share, one in zip(shares, field, strict=True)]
         for i in range(2) if self.clamped else ():
             constant, other = call.constants(i), call.constants(1 - i)
             if other is not None:  # the sum of a signal and a constant (R5)
@@ -235,10 +237,11 @@ class PlacedSum(Rule):
     They share its P as the summands of a sum do (Eq. 19).
 
     Attributes:
-      clamped: as in `Affine`.
+      clamped, evenly: as in `Affine`.
     """
 
     clamped: bool = True
+    evenly: bool = False
     equation = "R4 sum, Eq. 19"
     shares = True
 
@@ -255,6 +258,11 @@ class PlacedSum(Rule):
         total, transpose = jax.vjp(lambda parts: placed(call, parts, p), h)
         (shares,) = transpose(safe_divide(p, total))
         found = {i: shared(shares[i], h[i]) for i in h}
+        if self.evenly and not call.upper:
+            field = {i: call.field(i) for i in call.sources}
+            number, transpose = jax.vjp(lambda parts: placed(call, parts, p), field)
+            (even,) = transpose(safe_divide(left_over(p, total), number))
+            found = {i: share + even[i] * field[i] for i, share in found.items()}
         return [found.get(i) for i in range(3)]
 
 
@@ -263,10 +271,11 @@ class DeviceSum(Rule):
     """R1: a sum over devices (psum); each operand is summed by itself.
 
     Attributes:
-      merges: as in `Affine`.
+      merges, evenly: as in `Affine`.
     """
 
     merges: bool = False
+    evenly: bool = False
     equation = "R1 affine, Eq. 6"
     shares = True
 
@@ -286,4 +295,11 @@ class DeviceSum(Rule):
         sums, transpose = jax.vjp(total, *h)
         shares = transpose(tuple(map(safe_divide, parts, sums)))
         found = {i: shared(s, x) for i, x, s in zip(call.sources, h, shares, strict=True)}
+        if self.evenly and not call.upper:
+            field = [call.field(i) for i in call.sources]
+            numbers, transpose = jax.vjp(total, *field)
+            left = map(left_over, parts, sums)
+            even = transpose(tuple(map(safe_divide, left, numbers)))
+            for i, one, share in zip(call.sources, field, even, strict=True):
+                found[i] += one * share
         return [found.get(i) for i in range(len(call.operands))]

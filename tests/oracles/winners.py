@@ -141,9 +141,13 @@ class Winners:
         if not evenly:
             return []
         field = [child for child, _ in connections if self.active[child]]
-        gates = [self._factor(child)[1] for child in field]
+        # Whatever scales it on the way, a neuron is handed it for its being larger.
+        between = [self._base(child)[1:] for child in field]
+        number = sum(abs(gates) for gates, _ in between)
         return [
-            (child, 1, gate / sum(gates)) for child, gate in zip(field, gates, strict=True) if gate
+            (child, 1 if gates * constants >= 0 else -1, abs(gates) / number)
+            for child, (gates, constants) in zip(field, between, strict=True)
+            if gates
         ]
 
     def _excitation(self, child: int, weight: float, learned: bool, direction: int) -> float:
@@ -175,10 +179,6 @@ class Winners:
                 child, constants = neuron.child, constants * neuron.factor
             else:
                 return child, gates, constants
-
-    def _factor(self, child: int) -> tuple[int, float]:
-        base, gates, _ = self._base(child)
-        return base, abs(gates)
 
     def _own(self, i: int) -> bool:
         """Whether a scale stands behind an affine neuron, and so belongs to that."""

@@ -1,0 +1,117 @@
+"""D10: where nothing excites a neuron, its probability goes to all its children evenly.
+
+Eq. 6 leaves the conditional of a neuron with Z = 0 undefined. Its children are the elements of its
+field, whatever their weights: of the window of a convolution, say, and no padding, no constants.
+Behind a gate a child counts by the gate. Since all channels of a window are alike, that costs next
+to nothing beside the layer itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..program import compat
+from .arithmetic import safe_divide, vanishes
+from .connections import Excitation
+from .rule import Call
+
+
+def left_over(p: jax.Array, total: jax.Array) -> jax.Array:
+    """What arrives where nothing excites."""
+    return jnp.where(vanishes(total), p, 0)
+
+
+def handed_on(call: Call, source: int, left: jax.Array) -> jax.Array:
+    """What the elements of an affine operation's operand get of what Eq. 6 leaves over."""
+    number, spread = children(call, source)
+    return call.field(source) * spread(safe_divide(left, number))
+
+
+def children(call: Call, source: int) -> Excitation:
+    """The number of each neuron's children; and of P by child, what arrives at each place."""
+    op = call.step.site.op
+    operands = call.step.site.operands
+    weights = {i: call.value(i) for i in range(len(operands)) if i != source}
+    gates = any(operands[i].active for i in weights)
+    if call.step.site.facts.is_learned_layer(op) and weights:
+        if op.primitive is lax.dot_general_p:
+            return _of_a_product(call, source)
+        if source == 0 and op.params["batch_group_count"] == 1:
+            return _of_a_window(call)
+        weights = {i: jnp.ones_like(w) for i, w in weights.items()}
+    elif not gates:  # known weights may pick: those of zero are no connections
+        weights = {i: (w != 0).astype(call.dtype) for i, w in weights.items()}
+    by = {i: jnp.abs(w) for i, w in weights.items()}
+    return _counted(
+        lambda x: call.bind(*(x if i == source else by[i] for i in range(len(operands)))),
+        call.field(source),
+    )
+
+
+def _counted(count: Callable[[jax.Array], jax.Array], field: jax.Array) -> Excitation:
+    number, pull = jax.vjp(count, field)
+    return number, lambda r: pull(r)[0]
+
+
+def _of_a_window(call: Call) -> Excitation:
+    """Of a convolution: one channel of weights for each group, since all are ones."""
+    op, params = call.step.site.op, dict(call.step.site.op.params)
+    numbers, groups = params["dimension_numbers"], params["feature_group_count"]
+    params["preferred_element_type"] = call.dtype
+    kernel = list(op.inputs[1].shape)
+    kernel[numbers.rhs_spec[0]] = groups
+    ones, axis = jnp.ones(kernel, call.dtype), numbers.out_spec[1]
+    _, pull = jax.vjp(
+        lambda x: compat.bind(op.primitive, params, x, ones)[0],
+        jnp.zeros(op.inputs[0].shape, call.dtype),
+    )
+    shape = op.outputs[0].shape
+
+    def spread(r: jax.Array) -> jax.Array:
+        parts = (*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
+        return pull(jnp.broadcast_to(r, shape).reshape(parts).sum(axis + 1))[0]
+
+    if call.all_children(0):  # of one image with one channel all is known
+        image = list(op.inputs[0].shape)
+        image[numbers.lhs_spec[0]] = image[numbers.lhs_spec[1]] = 1
+        kernel[numbers.rhs_spec[0]] = kernel[numbers.rhs_spec[1]] = 1
+        single = {**params, "feature_group_count": 1}
+        one = jnp.ones(image, call.dtype), jnp.ones(kernel, call.dtype)
+        return compat.bind(op.primitive, single, *one)[0] * op.inputs[1].shape[
+            numbers.rhs_spec[1]
+        ], spread
+    number = compat.bind(op.primitive, params, call.field(0), ones)[0]
+    return jnp.repeat(number, shape[axis] // groups, axis), spread
+
+
+def _of_a_product(call: Call, source: int) -> Excitation:
+    """Of a matrix product: sums along the contracted dimensions."""
+    op = call.step.site.op
+    contracted, batch = op.params["dimension_numbers"]
+    weights = op.inputs[1 - source].shape
+    free = len(weights) - len(contracted[0]) - len(batch[0])
+    rank = len(op.outputs[0].shape)
+    first = len(batch[0]) if source == 1 else rank - free
+    axes = tuple(range(first, first + free))
+    shared = len(batch[0])
+    numbers = (
+        (contracted[source], tuple(range(shared, shared + len(contracted[0])))),
+        (batch[source], tuple(range(shared))),
+    )
+    sizes = [weights[i] for i in (*batch[1 - source], *contracted[1 - source])]
+    ones = jnp.ones(sizes, call.dtype)
+    count = lambda x: lax.dot_general(x, ones, numbers)  # noqa: E731
+    if call.all_children(source):
+        field = jnp.zeros(op.inputs[source].shape, call.dtype)
+        number: jax.Array = jnp.full((), math.prod(sizes[shared:]), call.dtype)
+    else:
+        field = call.field(source)
+        number = jnp.expand_dims(count(field), axes)
+    _, pull = jax.vjp(count, field)
+    shape = op.outputs[0].shape
+    return number, lambda r: pull(jnp.broadcast_to(r, shape).sum(axes))[0]
