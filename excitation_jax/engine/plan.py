@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ..program.facts import FactTable
 from ..program.neuron import Neurons
+from ..program.primitives import Kind, is_product, kind
 from ..program.slope import BOTH, Way
 from ..program.trace import Op, Program, Value
 from ..program.walk import borders, computed_from
@@ -160,7 +161,16 @@ class Plan:
         return self.affine_below(self.program.outputs)[0]
 
     def affine_below(self, values: Iterable[Value]) -> tuple[list[Op], set[Value]]:
-        """The first operations with learned weights met walking down, and the values till there."""
+        """The first operations with learned weights met walking down, and the values till there.
+
+        In a program without any, those with weights from shapes alone (a head of ones).
+        """
+        found = self._first_below(values, self.facts.is_learned_layer)
+        return found if found[0] else self._first_below(values, _has_weights)
+
+    def _first_below(
+        self, values: Iterable[Value], searched: Callable[[Op], bool]
+    ) -> tuple[list[Op], set[Value]]:
         pending = [value for value in values if value in self.reached]
         found: dict[Op, None] = {}
         met: set[Value] = set()
@@ -170,7 +180,7 @@ class Plan:
                 continue
             met.add(value)
             op = self.facts[value].producer
-            if op in self.steps and self.facts.is_learned_layer(op):
+            if op in self.steps and searched(op):
                 found[op] = None
             else:
                 pending.extend(self.children(value))
@@ -222,3 +232,7 @@ class Plan:
         ]
         if missing:
             raise UnsupportedPrimitiveError(missing)
+
+
+def _has_weights(op: Op) -> bool:
+    return kind(op.primitive) is Kind.AFFINE and not is_product(op)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from jax import lax
 
 from ..explain.calls import attention_map
 from ..explain.targets import Target
+from ..program.hints import Bounds
 from ..rules.rule import Call
 from ..rules.ruleset import EXCITATION, RuleSet
 from ..rules.sharing import Affine
@@ -27,12 +28,17 @@ def mwp(
     *,
     layer: str | None = "auto",
     rules: RuleSet = EXCITATION,
+    x_bounds: Bounds | None = None,
+    gates: str | Sequence[str] = (),
 ) -> jax.Array:
     """Marginal winning probabilities (Eq. 1), summed over channels.
 
     Arguments, result and errors are those of `excitation_jax.attention_map`.
     """
-    return attention_map(model_fn, params, x, target, layer=layer, contrastive=False, rules=rules)
+    return attention_map(
+        model_fn, params, x, target, layer=layer, contrastive=False, rules=rules,
+        x_bounds=x_bounds, gates=gates,
+    )  # fmt: skip
 
 
 def c_mwp(
@@ -43,12 +49,16 @@ def c_mwp(
     *,
     layer: str | None = "auto",
     rules: RuleSet = EXCITATION,
+    x_bounds: Bounds | None = None,
+    gates: str | Sequence[str] = (),
 ) -> jax.Array:
     """Contrastive MWP (Eq. 7-9), summed over channels and cut off at zero.
 
     Arguments, result and errors are those of `excitation_jax.attention_map`.
     """
-    return attention_map(model_fn, params, x, target, layer=layer, rules=rules)
+    return attention_map(
+        model_fn, params, x, target, layer=layer, rules=rules, x_bounds=x_bounds, gates=gates
+    )
 
 
 def c_mwp_star(

@@ -27,6 +27,7 @@ class Method:
       function: ``function(model_fn, params, x, target, *, layer, ...) -> maps``.
       source: who proposed it.
       per_layer: it can be read at any layer, by ``layer=``.
+      bounded: it takes the input's range, ``x_bounds=``.
     """
 
     name: str
@@ -34,12 +35,13 @@ class Method:
     function: Callable[..., jax.Array]
     source: str
     per_layer: bool = True
+    bounded: bool = False
 
 
 _IJCV18 = "Zhang et al., IJCV 2018"
 _METHODS = (
-    Method("mwp", "MWP", excitation.mwp, "Zhang et al., ECCV 2016"),
-    Method("c-mwp", "c-MWP", excitation.c_mwp, "Zhang et al., ECCV 2016"),
+    Method("mwp", "MWP", excitation.mwp, "Zhang et al., ECCV 2016", bounded=True),
+    Method("c-mwp", "c-MWP", excitation.c_mwp, "Zhang et al., ECCV 2016", bounded=True),
     Method("c-mwp-star", "c-MWP*", excitation.c_mwp_star, _IJCV18),
     Method("c-mwp-post-norm", "c-MWP post-norm", excitation.c_mwp_post_norm, _IJCV18),
     Method("c-mwp-without-norm", "c-MWP w/o norm", excitation.c_mwp_without_norm, _IJCV18),

@@ -62,6 +62,19 @@ class Preprocessing:
             return self.crop, self.crop
         return self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
 
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high) of each channel of the result, (3,) each: ``x_bounds`` of `excitation_vjp`.
+
+        >>> from excitation_jax.models import Preprocessing
+        >>> low, high = Preprocessing(mean=(100, 110, 120), std=(50, 50, 50)).bounds
+        >>> low.tolist(), high.tolist()
+        ([-2.0, -2.2, -2.4], [3.1, 2.9, 2.7])
+        """
+        mean, std = np.array(self.mean), np.array(self.std)
+        ends = np.sort([(0 - mean) / std, (255 - mean) / std], axis=0)
+        return ends[0], ends[1]
+
     def __call__(self, image: Image | np.ndarray, keep_aspect: bool = False) -> jax.Array:
         """The network's input for one picture.
 

@@ -22,7 +22,7 @@ from .primitives import (
     layout,
     row,
 )
-from .record import Known, before_broadcast
+from .record import Known, Role, before_broadcast
 from .trace import Op, Value
 
 
@@ -105,18 +105,33 @@ def is_affine(op: Op, facts: Any) -> bool:
     if kind(op.primitive) is Kind.MOVE or scaled(op, facts) is not None:
         return bool(active) and all(facts[v].affine for v in active) and not weighs(op, facts)
     adds = op.primitive in (*ADDITIONS, lax.sub_p) and len(active) == 2
-    return adds and facts[op.outputs[0]].parent is None and not is_centred(op, facts)
+    return adds and facts[op.outputs[0]].parent is None and centred(op, facts) is None
 
 
-def is_centred(op: Op, facts: Any) -> bool:
-    """Whether a statistic of a value is subtracted from it: ``x - x.mean()`` (R5).
+def centred(op: Op, facts: Any) -> int | None:
+    """The operand that is a statistic of the other one, subtracted from it: ``x - x.mean()`` (R5).
 
-    A statistic sums, or takes the largest, of many elements, with no learned layer on the way.
+    A statistic sums, or takes the largest, of many elements, with no learned layer on the way. The
+    two may have been normalised apart: ``x * r + (offset - mean * r)``.
     """
-    if op.primitive is not lax.sub_p or not all(facts[value].active for value in op.inputs):
-        return False
-    for base in _moved_from(op.inputs[0], facts):
-        between = facts.depends(op.inputs[1], base)
+    if op.primitive not in (*ADDITIONS, lax.sub_p):
+        return None
+    if not all(facts[value].active for value in op.inputs):
+        return None
+    for at in (1, 0):
+        statistic, minus, scale = _taken_apart(op.inputs[at], facts)
+        whole, turned, same = _taken_apart(op.inputs[1 - at], facts)
+        minus ^= op.primitive is lax.sub_p and at == 1
+        turned ^= op.primitive is lax.sub_p and at == 0
+        if minus != turned and scale is same and _is_statistic(statistic, whole, facts):
+            return at
+    return None
+
+
+def _is_statistic(value: Value, whole: Value, facts: Any) -> bool:
+    between = None
+    for base in _moved_from(whole, facts):
+        between = facts.depends(value, base)
         if between is not None:
             break
     if between is None or any(facts.is_learned_layer(other) for other in between):
@@ -126,6 +141,27 @@ def is_centred(op: Op, facts: Any) -> bool:
         kind(other.primitive) in kinds and layout(other.primitive) is not Layout.KEPT
         for other in between
     )
+
+
+def _taken_apart(value: Value, facts: Known) -> tuple[Value, bool, Value | None]:
+    """What a value is but for offsets, signs and a normaliser; whether negated; the normaliser."""
+    negated, scale, part = False, None, value
+    while (op := facts[part].producer) is not None and op.nest is None:
+        active = [i for i, v in enumerate(op.inputs) if facts[v].active]
+        if op.primitive is lax.mul_p and len(active) == 2 and scale is None:
+            norms = [i for i in active if facts[op.inputs[i]].role is Role.NORMALISER]
+            if len(norms) != 1:
+                break
+            scale = _moved_from(op.inputs[norms[0]], facts)[-1]
+            part = op.inputs[1 - norms[0]]
+        elif op.primitive in (*ADDITIONS, lax.sub_p, lax.neg_p) and len(active) == 1:
+            negated ^= op.primitive is lax.neg_p or (op.primitive is lax.sub_p and active == [1])
+            part = op.inputs[active[0]]
+        elif kind(op.primitive) is Kind.IDENTITY or layout(op.primitive) is Layout.BROADCAST:
+            part = op.inputs[0]
+        else:
+            break
+    return (part, negated, scale) if scale is not None else (value, False, None)
 
 
 def put_back(op: Op, facts: Any) -> int | None:
@@ -139,7 +175,8 @@ def put_back(op: Op, facts: Any) -> int | None:
         subtracted = [v for root in _moved_from(value, facts) for v in _copies(root, facts)]
         for copy in subtracted:
             for reader in facts.consumers.get(copy, ()):
-                if not is_centred(reader, facts) or reader.inputs[1] is not copy:
+                at = centred(reader, facts)
+                if at is None or reader.inputs[at] is not copy:
                     continue
                 if facts.depends(op.inputs[1 - i], reader.outputs[0]) is not None:
                     return i

@@ -85,6 +85,8 @@ def slope(op: Op, child: Value, facts: Known) -> Way:
         return _in_operand(op, active[0], facts)
     if facts[out].parent is child:
         return _of_neuron(op, child, facts)
+    if op.primitive is lax.sub_p and child is op.inputs[1]:  # and a statistic of it is the other
+        return negative(len(out.shape))
     if op.primitive is lax.mul_p:  # a signal and a gate, in which a scale may be (LayerNorm's)
         gates = [value for value in op.inputs if value is not child]
         return sign_of_gate(gates[0], len(out.shape), facts) if len(gates) == 1 else None

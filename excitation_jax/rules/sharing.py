@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..program.affine import is_centred, put_back
+from ..program.affine import centred, put_back
 from ..program.gates import signal_factor, tie
 from ..program.primitives import Kind, is_product, kind
 from ..program.trace import Op
@@ -196,8 +196,8 @@ class Sum(Rule):
     shares = True
 
     def route(self, site: Site) -> Route:
-        if is_centred(site.op, site.facts):
-            return Through(site.op.inputs[0], "R5 normaliser")
+        if (statistic := centred(site.op, site.facts)) is not None:
+            return Through(site.op.inputs[1 - statistic], "R5 normaliser")
         if (back := put_back(site.op, site.facts)) is not None:
             return Through(site.op.inputs[1 - back], "R5 normaliser")
         return only_child(site) or Flow(site.signals)

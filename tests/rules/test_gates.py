@@ -162,6 +162,63 @@ def test_a_normaliser_passes_probability_and_its_scale_has_a_sign(norm: Callable
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-7)
 
 
+REGROUPED = {
+    "apart": lambda x, m, r: x * r - m * r,
+    "the mean first": lambda x, m, r: -m * r + x * r,
+    "an offset of nothing": lambda x, m, r: x * r + (jnp.zeros(6) - m * r),
+    "negated": lambda x, m, r: -(r * m - r * x),
+    "spread": lambda x, m, r: (
+        x * jnp.broadcast_to(r, x.shape) + jnp.broadcast_to(-(m * r), x.shape)
+    ),
+}
+
+
+@pytest.mark.parametrize("grouped", REGROUPED)
+@pytest.mark.parametrize("contrastive", [False, True])
+def test_a_mean_that_is_subtracted_takes_nothing_however_it_is_grouped(
+    grouped: str, contrastive: bool
+) -> None:
+    def model(x: jax.Array, group: Callable) -> jax.Array:
+        y = x @ U
+        mean = y.mean(-1, keepdims=True)
+        scale = lax.rsqrt(((y - mean) ** 2).mean(-1, keepdims=True) + 1e-6)
+        return jax.nn.relu(group(y, mean, scale)) @ W
+
+    plain = lambda x, m, r: (x - m) * r  # noqa: E731
+    found, wanted = (
+        mwp(lambda x, g=g: model(x, g), X, P, contrastive=contrastive)
+        for g in (REGROUPED[grouped], plain)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_offset_and_scale_in_a_regrouped_norm_leave_the_mean_without_a_share() -> None:
+    """Keras' LayerNormalization: inv = r * gamma; x * inv + (beta - mean * inv)."""
+    gamma, beta = jnp.array([1.0, -1, 2, -2, 0.5, -0.5]), jnp.linspace(-1, 1, 6)
+
+    def model(x: jax.Array) -> jax.Array:
+        y = x @ U
+        mean = y.mean(-1, keepdims=True)
+        scale = lax.rsqrt(((y - mean) ** 2).mean(-1, keepdims=True) + 1e-6) * gamma
+        return y * scale + (beta - mean * scale)
+
+    wanted = affine(np.maximum(X, 0), U * np.sign(gamma), P)
+    np.testing.assert_allclose(mwp(model, X, P), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda x: x @ U - (x @ U).mean(-1, keepdims=True) @ W[:1],  # a layer between
+        lambda x: x @ U + (x @ U).max(-1, keepdims=True),  # not subtracted
+        lambda x: (x @ U) * jnp.exp(X) - (x @ V).mean(-1, keepdims=True),  # of another value
+    ],
+)
+def test_other_statistics_are_summands(model: Callable) -> None:
+    report = ej.explain_rules(lambda w, x: model(x), (), X)
+    assert not any("R5 normaliser" in row.rule for row in report.rows)
+
+
 def test_two_signals_are_refused_by_name() -> None:
     with pytest.raises(ej.UnsupportedPrimitiveError, match="dot_general.*neither of them recogn"):
         ej.excite(lambda x: (x @ U) @ (x @ V).T)(X)
