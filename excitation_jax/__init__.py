@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
     from .engine.plan import UnsupportedPrimitiveError
     from .explain import markov
     from .explain.calls import Excitation, attention_map, excitation_vjp, gate, layers, tag
-    from .explain.layer_table import Layer
+    from .explain.layer import Layer
     from .explain.nnx import nnx_fn
     from .explain.randomisation import RandomisationCheck, randomisation_check
     from .explain.report import RuleReport, RuleRow, explain_rules
@@ -79,7 +79,7 @@ _DEFINED = {
     "engine.excite": ("excite",),
     "engine.plan": ("UnsupportedPrimitiveError",),
     "explain.calls": ("Excitation", "attention_map", "excitation_vjp", "gate", "layers", "tag"),
-    "explain.layer_table": ("Layer",),
+    "explain.layer": ("Layer",),
     "explain.nnx": ("nnx_fn",),
     "explain.randomisation": ("RandomisationCheck", "randomisation_check"),
     "explain.report": ("RuleReport", "RuleRow", "explain_rules"),

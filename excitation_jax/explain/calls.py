@@ -15,7 +15,8 @@ from .. import maps
 from ..program.gates import GATE
 from ..program.hints import Bounds, hints
 from ..rules.ruleset import EXCITATION, RuleSet
-from .layer_table import RESERVED, LayerTable
+from .layer import LayerTable
+from .layer_table import RESERVED
 from .prepared import prepare
 from .targets import Target
 from .top_down import LayerChoice, top_down
@@ -120,6 +121,7 @@ def attention_map(
     layer: str | None = "auto",
     contrastive: bool = True,
     size: tuple[int, int] | str | None = None,
+    aligned: bool = True,
     rules: RuleSet = EXCITATION,
     x_bounds: Bounds | None = None,
     gates: str | Sequence[str] = (),
@@ -132,7 +134,11 @@ def attention_map(
         spatial stride is at most 16 (IJCV18, 6.1.3); "last": the highest value with spatial axes
         there, whatever its stride; "top": the highest one of all; or None for ``x`` itself.
       size: None for the layer's own resolution, (height, width), or "input" for that of ``x``;
-        resized bicubically.
+        resized bicubically (`excitation_jax.maps.resize`).
+      aligned: paint each cell where it looked, at the centre of its receptive field
+        (`Layer.offset`), also on a picture of another size than ``x``. Where that is not known
+        (`Layer.grid` is None), and for False, the map is a plain tile, whose cells divide the
+        picture evenly: at a stride of 16 that is up to 7.8 pixels beside it.
 
     Returns:
       (N, H, W), or (N, K, H, W) for K targets: the probabilities summed over channels; a
@@ -141,6 +147,20 @@ def attention_map(
 
     Raises:
       As `excitation_vjp`, and `ValueError` if the layer has no two spatial axes.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import excitation_jax as ej
+      >>> def model(w, x):  # looks at every ninth pixel of a row, and of a column
+      ...     seen = jax.nn.relu(jax.lax.conv(x, w[0], (9, 9), "VALID"))
+      ...     return seen.mean((2, 3)) @ w[1]
+      >>> w = (jnp.ones((1, 1, 1, 1)), jnp.eye(1))
+      >>> x = jnp.zeros((1, 1, 36, 36)).at[:, :, 9, 18].set(1.0)
+      >>> def peak(**options):
+      ...     found = ej.attention_map(model, w, x, 0, contrastive=False, **options)
+      ...     return [int(place[0]) for place in ej.maps.point(found)]
+      >>> peak(), peak(size="input"), peak(size="input", aligned=False)
+      ([1, 2], [9, 18], [13, 22])
     """
     if layer is not None and not isinstance(layer, str):
         raise TypeError(f'layer must be one name, "auto", "last", "top" or None, not {layer!r}')
@@ -156,7 +176,8 @@ def attention_map(
     if size is None:
         return attention
     height, width = found.prepared.image_size if isinstance(size, str) else size
-    return maps.resize(attention, (height, width))
+    grid = found.prepared.read[0].grid if aligned else None
+    return maps.resize(attention, (height, width), grid)
 
 
 def layers(
@@ -176,7 +197,7 @@ def layers(
       x_bounds, gates: as in `excitation_vjp`.
 
     Returns:
-      A list of `Layer`, with name, shape, stride and lower bound.
+      A list of `Layer`, with name, shape, stride, offset and lower bound.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -185,11 +206,11 @@ def layers(
       ...     return ej.tag(jax.nn.relu(x @ w[0]), "hidden") @ w[1]
       >>> w = (jnp.ones((3, 4)), jnp.ones((4, 2)))
       >>> print(ej.layers(model, w, jnp.ones((1, 3))))
-      layer    shape  stride  lower bound
-      dense    1x4    -       -inf
-      relu     1x4    -       0
-      hidden   1x4    -       0
-      dense#2  1x2    -       -inf
+      layer    shape  stride  offset  lower bound
+      dense    1x4    -       -       -inf
+      relu     1x4    -       -       0
+      hidden   1x4    -       -       0
+      dense#2  1x2    -       -       -inf
     """
     said = hints(x_bounds, gates)
     return prepare(model_fn, (params, x), (), False, rules, hints=said).layers

@@ -1,10 +1,9 @@
-"""Layers: the values of a model that have a name and can be read."""
+"""All layers of a model: their names, and which one is read where none is named."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 
 import jax
@@ -20,65 +19,12 @@ from ..program.primitives import Kind, kind, row
 from ..program.trace import Op, Program, Value
 from ..rules.rule import Structure, Through
 from ..rules.ruleset import EXCITATION
+from .layer import Layer, LayerTable
 
 #: IJCV18, Sec. 6.1.3: below about 14x14 of 224 pixels the localisation suffers.
 LARGEST_AUTO_STRIDE = 16
 #: An activation so much finer than the best place of all is not read by "auto".
 SEVERAL_TIMES = 4
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A value that `excitation_vjp` can read.
-
-    Attributes:
-      name: module path, tag, or for unnamed operations what made it; a repeated name gets #2.
-      shape, dtype: of the value; inside a loop, with a leading axis of its steps.
-      stride: input pixels per step along each spatial axis (a `Fraction` where it is below 1).
-      lower_bound: lambda of Eq. 20; -inf for a value that is not an activation.
-      spatial_axes: positions of the axes that run along the image, in the image's order.
-      batch_axis: position of the axis along which the examples lie; None where there is none.
-      steps: number of leading axes of loops' steps.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    stride: tuple[Fraction, ...]
-    lower_bound: float
-    spatial_axes: tuple[int, ...]
-    batch_axis: int | None
-    steps: int
-    value: Value = field(repr=False, compare=False)
-
-
-class LayerTable(list[Layer]):
-    """A list of layers, from the input to the output, that prints as a table.
-
-    Attributes:
-      auto: the layer that layer="auto" reads; None where the model has none.
-      last, top: those that layer="last" and layer="top" read, likewise.
-      aliases: further names, of modules whose value is also that of the module around them.
-    """
-
-    auto: Layer | None = None
-    last: Layer | None = None
-    top: Layer | None = None
-    aliases: dict[str, Layer]
-
-    def __str__(self) -> str:
-        rows = [("layer", "shape", "stride", "lower bound")]
-        for layer in self:
-            stride = "x".join(str(s) for s in layer.stride) or "-"
-            shape = "x".join(map(str, layer.shape))
-            rows.append((layer.name, shape, stride, f"{layer.lower_bound:.4g}"))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-        if self.auto is not None:
-            lines.append(f'layer="auto" reads {self.auto.name}')
-        return "\n".join(line.rstrip() for line in lines)
-
-    __repr__ = __str__
 
 
 def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
@@ -140,6 +86,7 @@ def _names(plan: Plan, every: Sequence[tuple[Program, Op]]) -> Iterator[tuple[st
 
 def _layer(name: str, value: Value, plan: Plan, geometry: Geometry) -> Layer:
     steps, spatial = len(value.steps), geometry.spatial(value)
+    parts = geometry.parts(value)
     batch = geometry.batch(value)
     if not any(len(output.shape) > 1 for output in plan.program.outputs):
         batch = None  # the outputs are one example's
@@ -149,11 +96,13 @@ def _layer(name: str, value: Value, plan: Plan, geometry: Geometry) -> Layer:
         name,
         (*value.steps, *value.shape),
         value.dtype,
-        geometry.strides(value),
+        tuple(part.stride for part in parts),
+        tuple(part.offset for part in parts),
         plan.facts[value].interval.low,
         tuple(steps + axis for axis in spatial),
         None if batch is None else steps + batch,
         steps,
+        geometry.extent(value),
         value,
     )
 
@@ -369,15 +318,19 @@ def _choose_automatically(layers: LayerTable, plan: Plan) -> Layer | None:
             if layer.value in below
             and layer.value in crossed
             and layer.spatial_axes
-            and max(layer.stride) <= LARGEST_AUTO_STRIDE
+            and _step(layer) <= LARGEST_AUTO_STRIDE
             and not _only_moves(layer.value, plan)
         ]
         bounded = [layer for layer in fitting if layer.lower_bound != -np.inf]
-        if bounded and max(bounded[0].stride) * SEVERAL_TIMES > max(fitting[0].stride):
+        if bounded and _step(bounded[0]) * SEVERAL_TIMES > _step(fitting[0]):
             return bounded[0]
         if fitting:
             return fitting[0]
     return None
+
+
+def _step(layer: Layer) -> Fraction:
+    return max(map(abs, layer.stride))
 
 
 def _only_moves(value: Value, plan: Plan) -> bool:

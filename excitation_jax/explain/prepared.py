@@ -24,7 +24,8 @@ from ..program.modules import name_owners
 from ..program.trace import Program, Value, flatten
 from ..program.walk import programs
 from ..rules.ruleset import RuleSet
-from .layer_table import Layer, LayerTable, choose, find_layers, input_layers, target_axis
+from .layer import Layer, LayerTable
+from .layer_table import choose, find_layers, input_layers, target_axis
 from .targets import TracedTarget, prior_leaves, signal
 
 #: Where a pass starts: of an output and P(A0) there, both of the output's shape.

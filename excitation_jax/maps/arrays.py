@@ -9,7 +9,7 @@ Coordinates count cells of the map: (row, col) from the top left corner, boxes a
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,42 @@ _ANCHORS: dict[str, str] = {
 }
 
 
-def resize(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
+class Grid(NamedTuple):
+    """Where the cells of a map lie on the picture that it is of.
+
+    Cell (i, j) lies at row offset[0] + i stride[0] and column offset[1] + j stride[1], in pixels of
+    the picture, of which the first one's centre is (0, 0). A negative stride is that of a map that
+    is the other way round.
+
+    Attributes:
+        stride, offset: pixels, of rows and of columns.
+        size: (height, width) of the picture in whose pixels the others count.
+    """
+
+    stride: tuple[float, float]
+    offset: tuple[float, float]
+    size: tuple[int, int]
+
+    @classmethod
+    def plain(cls, shape: tuple[int, int]) -> Grid:
+        """A map of this (height, width) as a tile: its cells divide the picture evenly.
+
+        >>> Grid.plain((14, 14)).scaled((224, 224)).offset
+        (7.5, 7.5)
+        """
+        return cls((1.0, 1.0), (0.0, 0.0), shape)
+
+    def scaled(self, size: tuple[int, int]) -> Grid:
+        """The same places on the picture resized to (height, width)."""
+        rows, columns = (new / old for new, old in zip(size, self.size, strict=True))
+        return Grid(
+            (self.stride[0] * rows, self.stride[1] * columns),
+            ((self.offset[0] + 0.5) * rows - 0.5, (self.offset[1] + 0.5) * columns - 0.5),
+            size,
+        )
+
+
+def resize(maps: jax.Array, size: tuple[int, int], grid: Grid | None = None) -> jax.Array:
     """Resizes maps (..., h, w) to (..., H, W) with `jax.image.resize`'s bicubic kernel.
 
     That is Keys' cubic with a = -1/2 at half-pixel centres; weights that would fall outside
@@ -36,16 +71,68 @@ def resize(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
     not: it grows by about H*W / (h*w). Bicubic interpolation overshoots by a few per cent
     beside steep edges, also below zero.
 
+    Args:
+        maps: (..., h, w).
+        size: (H, W), of the picture that the maps are painted on.
+        grid: where the cells lie on a picture of whatever size (see `excitation_jax.Layer.grid`):
+            each is painted there. Pixels beyond the outermost cells are painted like these, but
+            for a thousandth for each cell's length: so a map's maximum lies where a cell does.
+            None: the map is a plain tile, whose cells divide the picture evenly.
+
     Raises ValueError where maps has fewer than two axes or size is not positive.
 
     >>> resize(jnp.ones((2, 7, 7)), (14, 21)).shape
     (2, 14, 21)
+
+    Where every second pixel of four was looked at, the cells lie at 0 and 2; those of a plain tile
+    lie at 0.5 and 2.5.
+
+    >>> heat = jnp.array([[0.0, 1.0]])
+    >>> resize(heat, (1, 4), Grid((1, 2), (0, 0), (1, 4)))[0, 1]
+    Array(0.5, dtype=float32)
+    >>> bool(resize(heat, (1, 4))[0, 1] < 0.3)
+    True
     """
     maps = _checked(maps)
     height, width = size
     if height < 1 or width < 1:
         raise ValueError(f"size must be positive, got {(height, width)}")
-    return jax.image.resize(maps, (*maps.shape[:-2], height, width), method="bicubic")
+    if grid is None:
+        return jax.image.resize(maps, (*maps.shape[:-2], height, width), method="bicubic")
+    to = grid.scaled((height, width))
+    rows, columns = (kernel(maps.shape[i - 2], size[i], to.stride[i], to.offset[i]) for i in (0, 1))
+    painted = jnp.einsum("ph,...hw,qw->...pq", rows, maps, columns, precision="highest")
+    return painted.astype(jnp.result_type(maps.dtype, float))  # integers become floats
+
+
+def kernel(cells: int, pixels: int, stride: Any, offset: Any) -> jax.Array:
+    """The weights (pixels, cells) by which `resize` paints rows or columns of a map on a grid.
+
+    Args:
+        cells: length of the map along the axis.
+        pixels: length of the picture.
+        stride: pixels from one cell to the next; negative where they run the other way.
+        offset: the pixel at which the first cell lies. Both may be traced.
+
+    Returns:
+        float32; the weights of a pixel sum to one, and beyond the outermost cells to 1 / (1 + d),
+        d a thousandth of the distance to them in cells.
+
+    >>> kernel(2, 4, stride=2, offset=0).round(2).tolist()[1]
+    [0.5, 0.5]
+    """
+    # Between the outermost cells these are the weights of `jax.image.scale_and_translate`. Beyond
+    # them it extrapolates, which makes the border the brightest part of an outermost cell, and
+    # from half a cell on it paints nothing.
+    wanted = (jnp.arange(pixels) - offset) / stride
+    places = jnp.clip(wanted, 0, cells - 1)
+    wide = jnp.maximum(1 / jnp.abs(jnp.asarray(stride, jnp.float32)), 1)
+    far = jnp.abs(places[:, None] - jnp.arange(cells)) / wide
+    near = (1.5 * far - 2.5) * far**2 + 1
+    weights = jnp.where(far < 1, near, ((2.5 - 0.5 * far) * far - 4) * far + 2)
+    weights = jnp.where(far < 2, weights, 0.0)
+    total = weights.sum(axis=1) * (1 + jnp.abs(wanted - places) / 1000)
+    return (weights / total[:, None]).astype(jnp.float32)
 
 
 def blur(maps: jax.Array, sigma: float) -> jax.Array:

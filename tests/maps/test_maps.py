@@ -43,6 +43,91 @@ def test_resize_keeps_the_place_of_a_blob():
     assert abs(int(row) - 56) <= 1 and abs(int(col) - 168) <= 1
 
 
+def slow_kernel(cells: int, pixels: int, stride: float, offset: float) -> np.ndarray:
+    """`maps.kernel` in loops: Keys' cubic with a = -1/2, as wide as a pixel is of cells."""
+    found = np.zeros((pixels, cells))
+    wide = max(1.0, 1 / abs(stride))
+    for pixel in range(pixels):
+        wanted = (pixel - offset) / stride
+        place = min(max(wanted, 0), cells - 1)
+        for cell in range(cells):
+            d = abs(place - cell) / wide
+            if d < 1:
+                found[pixel, cell] = 1.5 * d**3 - 2.5 * d**2 + 1
+            elif d < 2:
+                found[pixel, cell] = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+        found[pixel] /= found[pixel].sum() * (1 + abs(wanted - place) / 1000)
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cells=st.integers(1, 9),
+    pixels=st.integers(1, 40),
+    stride=st.floats(0.2, 9) | st.floats(-9, -0.2),
+    offset=st.floats(-12, 30),
+)
+def test_kernel_is_that_of_a_slow_loop(cells, pixels, stride, offset):
+    wanted = slow_kernel(cells, pixels, stride, offset)
+    found = maps.kernel(cells, pixels, stride, offset)
+    np.testing.assert_allclose(found, wanted, atol=2e-4)  # offset / stride is large at times
+    assert (found.sum(1) <= 1 + 1e-5).all()
+    traced = jax.jit(maps.kernel, static_argnums=(0, 1))(cells, pixels, stride, offset)
+    np.testing.assert_allclose(traced, found, atol=2e-4)
+
+
+@pytest.mark.parametrize(("stride", "offset"), [(4.0, 3.0), (4.0, 0.0), (2.5, 7.0), (0.5, -0.25)])
+def test_kernel_is_the_libraries_where_that_paints(stride, offset):
+    """`jax.image.scale_and_translate` extrapolates beyond the outermost cells, and then stops."""
+    cells, pixels = 9, 31
+    shift = offset + 0.5 - stride / 2
+    wanted = jax.image.scale_and_translate(
+        jnp.eye(cells), (pixels, cells), (0,), jnp.array([stride]), jnp.array([shift]), "bicubic"
+    )
+    places = (np.arange(pixels) - offset) / stride
+    inside = (places >= 0) & (places <= cells - 1)
+    found = maps.kernel(cells, pixels, stride, offset)
+    np.testing.assert_allclose(found[inside], wanted[inside], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(14, 18), (31, 64)])
+def test_on_a_plain_grid_only_the_borders_differ_from_plain_resizing(size):
+    values = jnp.asarray(RNG.random((2, 7, 9), dtype=np.float32))
+    found = maps.resize(values, size, maps.Grid.plain((7, 9)))
+    rows, columns = (-(-pixels // (2 * n)) for pixels, n in zip(size, (7, 9), strict=True))
+    inner = np.s_[:, rows:-rows, columns:-columns]
+    np.testing.assert_allclose(found[inner], maps.resize(values, size)[inner], atol=1e-5)
+
+
+def test_a_map_of_pixels_stays_as_it_is():
+    values = jnp.asarray(RNG.random((2, 7, 9), dtype=np.float32))
+    found = maps.resize(values, (7, 9), maps.Grid((1, 1), (0, 0), (7, 9)))
+    np.testing.assert_allclose(found, values, atol=1e-6)
+
+
+def test_a_map_that_is_the_other_way_round_is_turned_back():
+    values = jnp.asarray(RNG.random((7, 9), dtype=np.float32))
+    there = maps.Grid((3, 3), (1, 2), (24, 30))
+    back = maps.Grid((-3, 3), (1 + 6 * 3, 2), (24, 30))
+    wanted = maps.resize(values, (24, 30), there)
+    np.testing.assert_allclose(maps.resize(values[::-1], (24, 30), back), wanted, atol=1e-6)
+
+
+def test_the_maximum_of_an_outermost_cell_lies_where_the_cell_does():
+    grid = maps.Grid((4, 4), (14, 14), (40, 40))
+    for cell in np.ndindex(4, 4):
+        painted = maps.resize(jnp.zeros((4, 4)).at[cell].set(1.0), (40, 40), grid)
+        assert [int(i) for i in maps.point(painted)] == [14 + 4 * i for i in cell]
+    even = maps.resize(jnp.ones((4, 4)), (40, 40), grid)
+    assert 0.99 < even.min() and even.max() < 1 + 1e-5
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.int32])
+def test_painting_keeps_the_dtype_as_plain_resizing_does(dtype):
+    values, grid = jnp.ones((3, 4), dtype), maps.Grid((2, 2), (0, 0), (6, 8))
+    assert maps.resize(values, (6, 8), grid).dtype == maps.resize(values, (6, 8)).dtype
+
+
 @pytest.mark.parametrize("sigma", [0.0, 0.3, 1.0, 2.5, 40.0])
 @pytest.mark.parametrize("shape", [(12, 17), (1, 5), (2, 9, 8)])
 def test_blur_conserves_mass_and_constants(sigma, shape):

@@ -16,7 +16,7 @@ from jax import lax
 
 import excitation_jax as ej
 from excitation_jax import methods
-from excitation_jax.program import axes, patterns
+from excitation_jax.program import axis_moves, patterns
 from excitation_jax.program.facts import FactTable
 from excitation_jax.program.intervals import Interval
 from excitation_jax.program.primitives import TABLE, Kind, Layout, Missing, Row
@@ -68,7 +68,7 @@ def test_every_layout_is_followed(layout: Layout) -> None:
     """By the activity and by the axes; what is kept needs no function of its own."""
     assert layout is Layout.KEPT or layout in patterns._BY_LAYOUT
     own = (Layout.KEPT, Layout.CONVOLVED, Layout.CONTRACTED)
-    assert layout in own or layout in axes._BY_LAYOUT
+    assert layout in own or layout in axis_moves._BY_LAYOUT
 
 
 # What a row says of an elementwise function is true of the function that JAX applies.
