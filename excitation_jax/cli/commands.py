@@ -96,7 +96,7 @@ def explain(arguments: argparse.Namespace, announce: Announce) -> str:
     """Writes the picture of a photograph with the maps of the classes asked for.
 
     arguments: photo (Path), model (str), weights and layer (str or None), classes and out (Path or
-    None), target (str), whole and contrastive (bool).
+    None), target (str), whole, plain and contrastive (bool).
 
     Raises ValueError or OSError for anything wrong with them, ImportError for a missing extra.
     """
@@ -115,6 +115,7 @@ def explain(arguments: argparse.Namespace, announce: Announce) -> str:
             layer=layer,
             contrastive=arguments.contrastive,
             size=asked.size,
+            aligned=not arguments.plain,
         )
         return logits, targets[0], attention[0]
 

@@ -31,7 +31,7 @@ def compare(arguments: argparse.Namespace, announce: Announce) -> str:
     for method in dict.fromkeys(chosen):
         try:
             attention, compiling, running = measured(
-                _explainer(asked, method, targets, arguments.layer),
+                _explainer(asked, method, targets, arguments.layer, not arguments.plain),
                 asked.network.variables,
                 asked.images,
                 announce,
@@ -58,16 +58,23 @@ def compare(arguments: argparse.Namespace, announce: Announce) -> str:
     return "\n".join([*asked.ranking(scores, shown), "", *lines, wrote])
 
 
-def _explainer(asked: Asked, method: methods.Method, targets: jax.Array, layer: str | None) -> Any:
-    """The method's maps (K, *size) of the classes, as a function of variables and images."""
+def _explainer(
+    asked: Asked, method: methods.Method, targets: jax.Array, layer: str | None, aligned: bool
+) -> Any:
+    """The method's maps (K, *size) of the classes, as a function of variables and images.
+
+    aligned: each cell where it looked.
+    """
     options = {"layer": layer} if layer and method.per_layer else {}
     if not options and method.function in (methods.mwp, methods.c_mwp):
         options = {"layer": asked.network.layer}
 
     def explain(variables: Any, images: jax.Array) -> jax.Array:
-        found = method.function(asked.network.apply, variables, images, targets, **options)
+        apply = asked.network.apply
+        found = method.function(apply, variables, images, targets, **options)
         if found.shape[-2:] == images.shape[1:3]:  # a map of pixels is too fine to be seen
             found = maps.blur(found, BLUR * max(images.shape[1:3]))
-        return maps.resize(found[0], asked.size)
+        grid = method.grid(apply, variables, images, **options) if aligned else None
+        return maps.resize(found[0], asked.size, grid)
 
     return explain

@@ -64,6 +64,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
             "rules": asdict(rules),
             "difficult": difficult_name,
             "blur": arguments.blur,
+            "plain": arguments.plain,
         }
         store = records(arguments, game, model, dataset, settings, shown)
         if store is None:
@@ -118,6 +119,7 @@ def box_localisation(arguments: argparse.Namespace) -> str:
             "alphas": list(experiment.alphas),
             "overlap": boxes.OVERLAP,
             "blur": arguments.blur,
+            "plain": arguments.plain,
         }
         store = records(arguments, experiment, model, dataset, settings, shown)
         if store is None:

@@ -16,6 +16,10 @@ command continues it.
 
   excitation-jax eval pointing --data digits --model digits --out digits_run
 """
+PLAIN = (
+    "paint maps as plain tiles, as the papers' code does, and not each cell where it looked: at a "
+    "stride of 16 up to 7.8 pixels beside it"
+)
 _POINTING = """\
 The pointing game: for every category in a photograph, does the category's map have its maximum on
 an object of it, or within 15 pixels? Prints the mean over categories, for all pairs and for the
@@ -188,6 +192,7 @@ def _add_maps(parser: argparse.ArgumentParser, network: str, weights: str) -> No
         help="with commas between them, each with @layer if it is not to be read at its own "
         "(default: %(default)s; `excitation-jax methods` lists them)",
     )
+    add("--plain", action="store_true", help=PLAIN)
     add(
         "--view",
         choices=("whole", "network"),

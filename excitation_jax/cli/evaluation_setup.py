@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from .. import data, digits, methods, models
 from ..data.records import Dataset, Example
-from ..evaluation.points import MapFunction
+from ..evaluation.points import MapFunction, PlacedMaps
 from ..models.preprocessing import Preprocessing
 from .networks import ALIASES
 
@@ -180,6 +180,8 @@ def map_functions(
 ) -> tuple[dict[str, MapFunction], dict[str, str]]:
     """Functions and titles by "name" or "name@layer"; each has been traced once.
 
+    arguments: methods, model and plain of `evaluation_options`.
+
     Raises:
         ValueError: no method or an unknown one is named, or one has no meaning for the network.
     """
@@ -193,13 +195,15 @@ def map_functions(
         if layer and not method.per_layer:
             raise ValueError(f"{method.name} is not read at a layer: leave @{layer} out")
         layer = layer or model.layers.get(method.name, "")
-        function = functools.partial(_maps, method, model.apply, {"layer": layer} if layer else {})
+        options = {"layer": layer} if layer else {}
+        function = functools.partial(_maps, method, model.apply, options)
         try:
             jax.eval_shape(function, model.variables, image, classes)
+            grid = method.grid(model.apply, model.variables, image, **options)
         except ValueError as error:
             raise ValueError(f"{given} on {arguments.model}: {error}") from error
         key = f"{method.name}@{layer}" if "@" in given else method.name
-        functions[key] = function
+        functions[key] = PlacedMaps(function, None if arguments.plain else grid)
         titles[key] = f"{method.title} at {layer}" if "@" in given else method.title
     if not functions:
         raise ValueError(f"--methods names none: {', '.join(methods.names())}")

@@ -181,8 +181,8 @@ def _parser() -> _Parser:
         3,
         "list the layers that a map can be read at",
         """\
-        Prints everything that explain's --layer accepts: its name, shape, stride in pixels and
-        the lower bound of its values.
+        Prints everything that explain's --layer accepts: its name, shape, stride and offset in
+        pixels (where the first cell looks), and the lower bound of its values.
 
           excitation-jax layers --model squeezenet
         """,
@@ -313,6 +313,7 @@ def _add_question(parser: _Parser, suffix: str) -> None:
         help="look at the whole photograph in its own shape, with the fully convolutional form of "
         "the network, and not at a square of it",
     )
+    parser.add_argument("--plain", action="store_true", help=evaluation_options.PLAIN)
     parser.add_argument(
         "--classes",
         type=Path,

@@ -72,6 +72,7 @@ def text_to_region(arguments: argparse.Namespace) -> str:
             "gamma": arguments.gamma,
             "suppressed": text.SUPPRESSED,
             "blur": arguments.blur,
+            "plain": arguments.plain,
         }
         store = records(arguments, experiment, model, dataset, settings, shown)
     if store is None:

@@ -16,7 +16,7 @@ from ..data.pipeline import Batches
 from ..data.records import Example
 from ..models.preprocessing import Preprocessing
 from .choice import Outcome
-from .points import MapFunction, Questions, asked, blurred, peak, spread
+from .points import MapFunction, Questions, asked, blurred, grid_of, peak, spread
 
 
 class Again(NamedTuple):
@@ -73,7 +73,9 @@ class Look:
         def compute(variables: Any, questions: Questions) -> tuple[jax.Array, ...]:
             images, classes, windows, sizes = questions
             found = blurred(method(variables, images, classes), images.shape[1:3], self.blur)
-            on_canvas = jax.vmap(functools.partial(spread, canvas=self.canvas))
+            on_canvas = jax.vmap(
+                functools.partial(spread, canvas=self.canvas, grid=grid_of(method))
+            )
             heat = on_canvas(found[:, 0], windows, sizes)
             scores = self.apply(variables, images)
             scores = scores.mean(tuple(range(1, scores.ndim - 1)))

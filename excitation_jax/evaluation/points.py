@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,25 @@ from ..data.records import Example
 
 #: ``(variables, images (N, h, w, 3), classes (N, K)) -> maps (N, K, h, w)``.
 MapFunction = Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+@dataclass(frozen=True)
+class PlacedMaps:
+    """A function that makes maps of which it is known where their cells lie on the images.
+
+    grid: None where it is not.
+    """
+
+    function: MapFunction
+    grid: _maps.Grid | None
+
+    def __call__(self, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
+        return self.function(variables, images, classes)
+
+
+def grid_of(function: MapFunction) -> _maps.Grid | None:
+    """Where the cells of its maps lie; None for a plain tile."""
+    return function.grid if isinstance(function, PlacedMaps) else None
 
 
 class Questions(NamedTuple):
@@ -67,15 +87,14 @@ def points(
         blur: of maps as fine as the input: the standard deviation as a share of its longer side.
     """
     images, classes, windows, sizes = questions
-    on_canvas = functools.partial(spread, canvas=canvas)
     places, finite = [], []
     for function in methods.values():
         found = blurred(function(variables, images, classes), images.shape[1:3], blur)
         finite.append(jnp.isfinite(found).all(axis=(1, 2, 3)))
-        locate = jax.vmap(lambda *row: peak(on_canvas(*row)))
+        on_canvas = functools.partial(spread, canvas=canvas, grid=grid_of(function))
 
-        def of_class(heat: jax.Array, locate: Any = locate) -> jax.Array:
-            return locate(heat, windows, sizes)
+        def of_class(heat: jax.Array, on_canvas: Any = on_canvas) -> jax.Array:
+            return jax.vmap(peak)(jax.vmap(on_canvas)(heat, windows, sizes))
 
         # One class after the other: a canvas for each image is memory enough.
         places.append(lax.map(of_class, jnp.moveaxis(found, 1, 0)).swapaxes(0, 1))
@@ -93,7 +112,11 @@ def blurred(maps: jax.Array, size: tuple[int, ...], blur: float) -> jax.Array:
 
 
 def spread(
-    heat: jax.Array, window: jax.Array, size: jax.Array, canvas: tuple[int, int]
+    heat: jax.Array,
+    window: jax.Array,
+    size: jax.Array,
+    canvas: tuple[int, int],
+    grid: _maps.Grid | None = None,
 ) -> jax.Array:
     """A map (h, w), resized bicubically to the photograph that it is of, on a canvas.
 
@@ -102,21 +125,55 @@ def spread(
         window: (4,), what it shows of the photograph; see `Questions`.
         size: (2,), the photograph's.
         canvas: (height, width) of the result, of which the photograph is the top left part; static.
+        grid: where the map's cells lie on the network's input; None for a plain tile.
 
     Returns:
         float32, minus infinity where the map shows nothing of the photograph.
     """
-    x0, y0, x1, y1 = window
-    cells = jnp.array(heat.shape, jnp.float32)
-    scale = jnp.stack([y1 - y0, x1 - x0]) / cells
-    # As `maps.resize` does it, for any scale and with what is outside of the map cut off.
-    found = jax.image.scale_and_translate(
-        heat.astype(jnp.float32), canvas, (0, 1), scale, jnp.stack([y0, x0]), "bicubic"
+    rows, columns = (paint(heat.shape[i], canvas[i], window, i, grid) for i in (0, 1))
+    found = jnp.einsum(
+        "ph,hw,qw->pq", rows.weights, heat.astype(jnp.float32), columns.weights, precision="highest"
     )
-    rows, columns = jnp.arange(canvas[0]) + 0.5, jnp.arange(canvas[1]) + 0.5
-    inside_rows = (rows > jnp.maximum(y0, 0)) & (rows < jnp.minimum(y1, size[0]))
-    inside_columns = (columns > jnp.maximum(x0, 0)) & (columns < jnp.minimum(x1, size[1]))
-    return jnp.where(inside_rows[:, None] & inside_columns, found, -jnp.inf)
+    inside = rows.inside(size[0])[:, None] & columns.inside(size[1])
+    return jnp.where(inside, found, -jnp.inf)
+
+
+class Paint(NamedTuple):
+    """What rows or columns of a map are painted with on a canvas, for any scale.
+
+    weights: float32 (pixels, cells), those of `maps.resize`; no matter what outside of the window.
+    first, last: edges of what the map shows, in pixels.
+    """
+
+    weights: jax.Array
+    first: jax.Array
+    last: jax.Array
+
+    def inside(self, size: Any) -> jax.Array:
+        """Boolean (pixels,): whose centres lie in the window and in a photograph of this length."""
+        centres = jnp.arange(len(self.weights)) + 0.5
+        return (centres > jnp.maximum(self.first, 0)) & (centres < jnp.minimum(self.last, size))
+
+
+def paint(cells: int, pixels: int, window: jax.Array, axis: int, grid: _maps.Grid | None) -> Paint:
+    """How a map is painted along an axis (0: rows, 1: columns) of a canvas.
+
+    Args:
+        cells, pixels: of the map and of the canvas along the axis.
+        window, grid: see `spread`.
+    """
+    first, last = window[1 - axis], window[3 - axis]
+    if grid is None:
+        scale = (last - first) / cells
+        eye = jnp.eye(cells, dtype=jnp.float32)
+        weights = jax.image.scale_and_translate(
+            eye, (pixels, cells), (0,), scale[None], first[None], "bicubic"
+        )
+    else:
+        scale = (last - first) / grid.size[axis]
+        offset = first + (grid.offset[axis] + 0.5) * scale - 0.5
+        weights = _maps.kernel(cells, pixels, grid.stride[axis] * scale, offset)
+    return Paint(weights, first, last)
 
 
 def peak(heat: jax.Array) -> jax.Array:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
+from ..explain.prepared import prepare
+from ..maps.arrays import Grid
+from ..rules.gradient import GRADIENT
 from . import activation_maps, excitation, gradients
 from .contrast import contrastive
 from .feedback import feedback
@@ -28,6 +33,21 @@ class Method:
       source: who proposed it.
       per_layer: it can be read at any layer, by ``layer=``.
       bounded: it takes the input's range, ``x_bounds=``.
+
+    The cells of a method's map lie where its layer's do:
+
+    >>> import jax, jax.numpy as jnp
+    >>> from excitation_jax import maps, methods
+    >>> def model(w, x):
+    ...     return jax.nn.relu(jax.lax.conv(x, w[0], (4, 4), "VALID")).mean((2, 3)) @ w[1]
+    >>> w, x = (jnp.ones((5, 3, 3, 3)), jnp.ones((5, 2))), jnp.ones((2, 3, 15, 15))
+    >>> method = methods.get("grad-cam")
+    >>> found = method.function(model, w, x, 0)
+    >>> grid = method.grid(model, w, x)
+    >>> grid.stride, grid.offset, found.shape
+    ((4.0, 4.0), (1.0, 1.0), (2, 4, 4))
+    >>> maps.resize(found, (15, 15), grid).shape
+    (2, 15, 15)
     """
 
     name: str
@@ -36,6 +56,27 @@ class Method:
     source: str
     per_layer: bool = True
     bounded: bool = False
+
+    def grid(
+        self, model_fn: Callable[..., Any], params: Any, x: Any, **options: Any
+    ) -> Grid | None:
+        """Where the cells of the method's maps lie on x, for `excitation_jax.maps.resize`.
+
+        Args:
+          model_fn, params, x: as of the method; arrays or `jax.ShapeDtypeStruct`s.
+          options: the method's; ``layer`` counts.
+
+        Returns:
+          None where it is not known: the map can then be painted as a plain tile only.
+
+        Raises:
+          ValueError: an unknown layer.
+        """
+        own = inspect.signature(self.function).parameters.get("layer")
+        layer = options.get("layer", own.default if own else None)
+        names = () if layer is None else (layer,)
+        prepared = prepare(model_fn, (params, x), names, False, GRADIENT, require_rules=False)
+        return prepared.read[0].grid
 
 
 _IJCV18 = "Zhang et al., IJCV 2018"

@@ -15,7 +15,7 @@ from ..choice import Outcome
 from ..drawing import Drawing
 from ..gallery import Page, Section
 from ..pair_gallery import CHOICE, Marked, PairGallery
-from ..points import MapFunction
+from ..points import MapFunction, grid_of
 from ..tables import percent
 from .localisation import OVERLAP, BoxLocalisation, overlaps
 from .table import WHOLE, BoxTable
@@ -48,7 +48,8 @@ class BoxGallery(PairGallery):
     def mark(self, drawing: Drawing, m: int, pair: Outcome, again: Again) -> Marked:
         example = self.dataset[pair.place]
         true = example.boxes(self.dataset.classes[pair.category])
-        cells = maps.resize(jnp.asarray(again.cells), self.experiment.preprocessing.size)
+        grid = grid_of([*self.methods.values()][m])
+        cells = maps.resize(jnp.asarray(again.cells), self.experiment.preprocessing.size, grid)
         alpha = self.table.alphas[self.table.best(m)]
         found = self.experiment.in_photograph(maps.box(cells, alpha), example)
         drawing.boxes(map(tuple, true.tolist()))

@@ -24,7 +24,7 @@ from ...data.pipeline import Batch
 from ...data.records import Dataset, Example
 from ...models.preprocessing import Preprocessing
 from ..choice import Outcome
-from ..points import MapFunction, Questions, asked, blurred
+from ..points import MapFunction, Questions, asked, blurred, grid_of
 
 ALPHAS = tuple(step / 2 for step in range(21))
 OVERLAP = 0.5  # of a box that is right: its intersection over union with one of the object's
@@ -106,7 +106,7 @@ class BoxLocalisation:
         for function in self.methods.values():
             found = blurred(function(variables, inputs.images, inputs.classes), size, self.blur)
             finite.append(jnp.isfinite(found).all(axis=(1, 2, 3)))
-            resized = _maps.resize(found.astype(jnp.float32), size)
+            resized = _maps.resize(found.astype(jnp.float32), size, grid_of(function))
             corners.append(jnp.stack([_maps.box(resized, alpha) for alpha in self.alphas], axis=2))
         return Boxes(jnp.stack(corners, axis=1), jnp.stack(finite, axis=1))
 

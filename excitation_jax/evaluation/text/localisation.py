@@ -37,8 +37,9 @@ from numpy.typing import NDArray
 from ...data.flickr30k import CaptionedExample, Phrase
 from ...data.pipeline import Batch
 from ...data.records import Dataset
+from ...maps import Grid
 from ..boxes.localisation import overlaps
-from ..points import MapFunction, Questions, asked, blurred, canvas_of
+from ..points import MapFunction, Questions, asked, blurred, canvas_of, grid_of, paint
 from . import proposals as _proposals
 from .proposals import Proposals
 from .suppression import suppress
@@ -162,14 +163,16 @@ class TextToRegion:
         """See `runner.Experiment`. The proposals come back with their scores."""
         images, classes, windows, sizes = inputs.questions
         del sizes  # proposals lie in the photograph
-        score = jax.vmap(functools.partial(region_scores, canvas=self._canvas, gamma=self.gamma))
         scores, finite = [], []
         for function in self.methods.values():
             words = function(variables, images, classes).astype(jnp.float32)
             words = blurred(words, images.shape[1:3], self.blur)
             finite.append(jnp.isfinite(words).all(axis=(1, 2, 3)))
             maps = jnp.einsum("nqk,nkhw->nqhw", inputs.weights, words, precision="highest")
-            scores.append(score(maps, inputs.proposals, windows))
+            score = functools.partial(
+                region_scores, canvas=self._canvas, gamma=self.gamma, grid=grid_of(function)
+            )
+            scores.append(jax.vmap(score)(maps, inputs.proposals, windows))
         found = Scores(jnp.stack(scores, axis=1), jnp.stack(finite, axis=1))
         return found, inputs.proposals
 
@@ -211,6 +214,7 @@ def region_scores(
     *,
     canvas: tuple[int, int],
     gamma: float,
+    grid: Grid | None = None,
 ) -> jax.Array:
     """S_R / A_R^gamma of each proposal and each map of a photograph.
 
@@ -224,25 +228,19 @@ def region_scores(
         window: (4,), what the maps show of it: x0, y0, x1, y1 in its pixels.
         canvas: (height, width) that the photograph does not exceed; static.
         gamma: the power of the area.
+        grid: where the maps' cells lie on the network's input; None for plain tiles.
 
     Returns:
         (Q, R); -inf for proposals without area.
     """
     sums = []  # over the pixels in each proposal of what a row or a column of the map is worth
     for axis, pixels in enumerate(canvas):
-        cells = maps.shape[1 + axis]
+        painted = paint(maps.shape[1 + axis], pixels, window, axis, grid)
         first, last = 1 - axis, 3 - axis  # in a box: y before rows, x before columns
-        kernel = jax.image.scale_and_translate(
-            jnp.eye(cells, dtype=jnp.float32),
-            (pixels, cells),
-            (0,),
-            (window[last] - window[first])[None] / cells,
-            window[first][None],
-            "bicubic",
-        )
         centres = jnp.arange(pixels) + 0.5
         inside = (centres >= proposals[:, first, None]) & (centres < proposals[:, last, None])
-        sums.append(jnp.matmul(inside.astype(jnp.float32), kernel, precision="highest"))
+        inside &= painted.inside(pixels)
+        sums.append(jnp.matmul(inside.astype(jnp.float32), painted.weights, precision="highest"))
     # Rows first: a product of both, (R, h, w), would be large for maps as fine as the input.
     of_rows = jnp.einsum("rh,qhw->qrw", sums[0], maps, precision="highest")
     total = jnp.einsum("qrw,rw->qr", of_rows, sums[1], precision="highest")
