@@ -35,6 +35,7 @@ from excitation_jax.data.pipeline import Batches
 from excitation_jax.data.records import Dataset, Example
 from excitation_jax.evaluation import runner
 from excitation_jax.evaluation.pointing import pointing_game as pointing
+from excitation_jax.evaluation.points import PlacedMaps
 from excitation_jax.evaluation.progress import bar
 from excitation_jax.evaluation.store import Store
 from excitation_jax.models import mobilenet_v2, weight_files
@@ -119,8 +120,14 @@ def with_heads(part: Part) -> Dataset[Example]:
     return Dataset(part.dataset.name, classes, tuple(examples), part.dataset.masks)
 
 
-def candidates(layers: Sequence[str]) -> dict[str, Callable[..., jax.Array]]:
-    """What is chosen from, by "method setting"."""
+def candidates(
+    layers: Sequence[str], variables: Any, side: int, plain: bool = False
+) -> dict[str, Callable[..., jax.Array]]:
+    """What is chosen from, by "method setting".
+
+    plain: paint maps as plain tiles, and not each cell where it looked.
+    """
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     model = mobilenet_v2.MobileNetV2((FOLDS + 1) * len(data.VOC_CLASSES))
 
     def gradient(variables: Any, x: jax.Array, classes: jax.Array, width: float) -> jax.Array:
@@ -130,9 +137,9 @@ def candidates(layers: Sequence[str]) -> dict[str, Callable[..., jax.Array]]:
     for name in ("c-mwp", "mwp"):
         method = methods.get(name)
         for layer in layers:
-            found[f"{method.title} {layer}"] = functools.partial(
-                method.function, model.apply, layer=layer
-            )
+            function = functools.partial(method.function, model.apply, layer=layer)
+            grid = None if plain else method.grid(model.apply, variables, images, layer=layer)
+            found[f"{method.title} {layer}"] = PlacedMaps(function, grid)
     for width in BLURS:
         found[f"gradient blur={width:g}"] = functools.partial(gradient, width=width)
     return found
@@ -145,11 +152,13 @@ def play(
     side: int,
     directory: Path,
     name: str,
+    plain: bool = False,
 ) -> list[list[Outcome]]:
     """The outcomes of each photograph's pairs."""
     dataset = with_heads(part)
     game = pointing.PointingGame(dataset, functions)
-    settings = {"methods": list(functions), "side": side, "fold": part.fold.tolist(), "game": name}
+    settings: dict[str, Any] = {"methods": list(functions), "side": side, "game": name}
+    settings |= {"fold": part.fold.tolist(), "plain": plain}
     store = Store(
         directory / name,
         settings,
@@ -216,6 +225,7 @@ def main() -> None:
     parser.add_argument("--coco", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--side", type=int, default=320, help="of the network's input (320)")
+    parser.add_argument("--plain", action="store_true", help="maps are plain tiles")
     parser.add_argument("--layers", nargs="+", default=LAYERS, metavar="NAME")
     options = parser.parse_args()
     parts = read(options.voc, options.coco)
@@ -227,10 +237,10 @@ def main() -> None:
     weight_files.save(options.out / "head", final, metadata, overwrite=True)
     logits = jax.tree.map(lambda *each: jnp.concatenate(each, axis=-1), *trained)
     variables = {"params": {**body, "logits": logits}}
-    functions = candidates(options.layers)
+    functions = candidates(options.layers, variables, options.side, options.plain)
     names = [*functions, "centre"]
     played = [
-        play(part, variables, functions, options.side, options.out, name)
+        play(part, variables, functions, options.side, options.out, name, options.plain)
         for part, name in zip(parts, ("voc", "coco"), strict=True)
     ]
     held_out = [

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import excitation_jax as ej
+from excitation_jax.maps import Grid
 
 Maps = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -34,6 +36,18 @@ def methods(model_fn: Callable[[Any, jax.Array], jax.Array], params: Any, layer:
     return {"gradient": gradient, "MWP": excitation(False), "c-MWP": excitation(True)}
 
 
-def centres(size: int) -> jax.Array:
-    """Where the centres of a map's cells lie along a side, from 0 to 1."""
-    return (jnp.arange(size) + 0.5) / size
+def grids(
+    model_fn: Callable[[Any, jax.Array], jax.Array], params: Any, layer: str, images: Any
+) -> dict[str, Grid | None]:
+    """Where the cells of the methods' maps lie, by name; None where that is not known."""
+    read = ej.methods.get("c-mwp").grid(model_fn, params, images, layer=layer)
+    return {"gradient": Grid.plain(images.shape[1:3]), "MWP": read, "c-MWP": read}
+
+
+def centres(cells: int, size: int, axis: int, grid: Grid | None) -> np.ndarray:
+    """Where a map's cells lie along an axis of a picture of this size, from its edge, in pixels.
+
+    grid: None for a plain tile.
+    """
+    found = grid or Grid.plain((cells, cells)).scaled((size, size))
+    return np.arange(cells) * found.stride[axis] + found.offset[axis] + 0.5
