@@ -17,8 +17,8 @@ command continues it.
   excitation-jax eval pointing --data digits --model digits --out digits_run
 """
 PLAIN = (
-    "paint maps as plain tiles, as the papers' code does, and not each cell where it looked: at a "
-    "stride of 16 up to 7.8 pixels beside it"
+    "paint maps as plain tiles, as the papers' code does, and not each cell where it looked: in "
+    "many networks half a stride beside it"
 )
 _POINTING = """\
 The pointing game: for every category in a photograph, does the category's map have its maximum on

@@ -138,7 +138,7 @@ def attention_map(
       aligned: paint each cell where it looked, at the centre of its receptive field
         (`Layer.offset`), also on a picture of another size than ``x``. Where that is not known
         (`Layer.grid` is None), and for False, the map is a plain tile, whose cells divide the
-        picture evenly: at a stride of 16 that is up to 7.8 pixels beside it.
+        picture evenly: in a ResNet or MobileNet half a stride beside it.
 
     Returns:
       (N, H, W), or (N, K, H, W) for K targets: the probabilities summed over channels; a
