@@ -301,7 +301,7 @@ def _choose_automatically(layers: LayerTable, plan: Plan) -> Layer | None:
     operation. Right at the first one's input a contrastive map is the difference of two shares
     of the same probability: at the input of a 1x1 convolution it sums to zero over the channels
     of every position, where the score is not pooled. (On the digits model, whose classifier
-    follows a pooling, c-MWP hits 96 % there and 97 % one layer lower.)
+    follows a pooling, c-MWP hits 96 % at both.)
     Where no activation with a bound is on every path, as in a ConvNeXt's residual stream or behind
     a ViT's patches, an affine value is; so it is where every activation is several times finer (a
     stem's, below blocks without any between them). What only moves an activation (pads it, cuts a

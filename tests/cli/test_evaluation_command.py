@@ -52,6 +52,8 @@ def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
     assert (tmp_path / "run" / "pointing.json").read_bytes() == content
     error = refusal(capsys, "pointing", *call, "--tolerance", "10")
     assert "holds records of other settings (rules was " in error
+    error = refusal(capsys, "pointing", *call, "--plain")
+    assert "holds records of other settings (plain was " in error
     (tmp_path / "run" / "records" / "c" / "0" / "0" / "0").write_bytes(b"?")
     assert "c/0/0/0 are damaged: remove the file" in refusal(capsys, "pointing", *call)
 

@@ -18,6 +18,7 @@ from excitation_jax.data.pipeline import Batch
 from excitation_jax.evaluation.boxes import localisation as boxes
 from excitation_jax.evaluation.boxes.localisation import BoxLocalisation, overlaps
 from excitation_jax.evaluation.boxes.table import WHOLE, BoxTable
+from excitation_jax.evaluation.points import PlacedMaps
 from excitation_jax.models import Preprocessing, weight_files
 
 CLASSES = ("cat", "dog", "cow")
@@ -174,6 +175,20 @@ def test_boxes_lie_where_a_crop_shows_the_photograph():
     assert record[0, 0, 0] == boxes.DONE | boxes.PLAYED | 0b0111  # 2.5 times the mean is too much
     assert record[0, 1, 0] == boxes.DONE | boxes.PLAYED  # the box of all is 4 times the object's
     assert maps.box(jnp.asarray(heat[0, 0]), 1.0).tolist() == [0, 0, SIDE // 2, SIDE]
+
+
+def test_boxes_lie_where_cells_looked():
+    """Of 4 x 4 cells, which look at the first 4 x 4 of 8 x 8 pixels, one is bright."""
+    grid = maps.Grid((1, 1), (0, 0), (SIDE, SIDE))
+    example = Example("a", None, (SIDE, SIDE), (Object("cat", (1.0, 2.0, 2.0, 3.0)),))
+    heat = np.zeros((1, 3, 4, 4), np.float32)
+    heat[0, 0, 2, 1] = 1
+    found = []
+    for method in (PlacedMaps(given_maps, grid), given_maps):
+        experiment = BoxLocalisation(Dataset("d", CLASSES, (example,)), {"m": method}, OWN, (8.0,))
+        (record,) = records_of(experiment, heat, 1)
+        found.append(int(record[0, 0, 0]) & 1)
+    assert found == [1, 0]
 
 
 def test_a_map_that_is_not_finite_is_refused_by_name():

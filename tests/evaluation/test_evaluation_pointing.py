@@ -15,7 +15,7 @@ from excitation_jax.data.pipeline import Batch
 from excitation_jax.evaluation.pointing import pointing_game as pointing
 from excitation_jax.evaluation.pointing.pointing_game import PAPER, TORCHRAY, PointingGame, Rules
 from excitation_jax.evaluation.pointing.table import PointingTable
-from excitation_jax.evaluation.points import Questions, points
+from excitation_jax.evaluation.points import PlacedMaps, Questions, points
 
 CLASSES = ("cat", "dog", "cow", "owl")
 
@@ -173,8 +173,8 @@ def test_exactly_the_tolerance_hits_for_the_paper_and_misses_for_torchray():
     assert not pointing.is_hit(region, 25, 12, PAPER) and pointing.is_hit(region, 24, 12, PAPER)
 
 
-def ask(heats, windows, sizes, canvas, blur=0.0, side=12):
-    """The points of maps (N, K, h, w) of one method."""
+def ask(heats, windows, sizes, canvas, blur=0.0, side=12, grid=None):
+    """The points of maps (N, K, h, w) of one method, whose cells lie on this grid."""
     heats = jnp.asarray(heats, jnp.float32)
     count, k = heats.shape[:2]
     questions = Questions(
@@ -183,7 +183,12 @@ def ask(heats, windows, sizes, canvas, blur=0.0, side=12):
         jnp.asarray(windows, jnp.float32),
         jnp.asarray(sizes, jnp.int32),
     )
-    run = jax.jit(lambda heats: points({"m": lambda *_: heats}, None, questions, canvas, blur))
+
+    def run(heats):
+        method = PlacedMaps(lambda *_: heats, grid)
+        return points({"m": method}, None, questions, canvas, blur)
+
+    run = jax.jit(run)
     found = run(heats)
     return np.asarray(found.places)[:, 0], np.asarray(found.finite)[:, 0]
 
@@ -198,6 +203,22 @@ def test_points_are_those_of_maps_resized_to_the_photographs():
     for row, size in enumerate(sizes):
         wanted = maps.point(maps.resize(jnp.asarray(heats[row], jnp.float32), size))
         np.testing.assert_array_equal(found[row], np.stack(wanted, axis=-1))
+
+
+def test_points_are_where_cells_looked():
+    """At 5, 17, ... of 64 pixels in rows, which a photograph of 100 pixels shows twice as large."""
+    grid = maps.Grid((12, 8), (5, 7.5), (64, 48))
+    sizes, window = [(100, 90)], (0.0, -14.0, 96.0, 114.0)
+    for cell in ((2, 1), (3, 5), (4, 0)):
+        heats = np.zeros((1, 1, 5, 6))
+        heats[(0, 0, *cell)] = 1
+        (((row, column),),), _ = ask(heats, [window], sizes, (110, 100), grid=grid)
+        assert abs(row + 0.5 - (2 * (5 + 12 * cell[0] + 0.5) - 14)) <= 0.5
+        assert abs(column + 0.5 - min(2 * (7.5 + 8 * cell[1] + 0.5), 90)) <= 0.5
+    whole = np.random.default_rng(5).normal(size=(1, 3, 5, 6))
+    found, _ = ask(whole, [(0, 0, 96, 128)], [(128, 96)], (128, 96), grid=grid)
+    wanted = maps.point(maps.resize(jnp.asarray(whole[0], jnp.float32), (128, 96), grid))
+    np.testing.assert_array_equal(found[0], np.stack(wanted, axis=-1))
 
 
 def test_points_lie_in_the_window_that_the_input_shows():

@@ -245,7 +245,8 @@ def test_scores_of_records_equal_those_of_loops(data):
 
 @pytest.mark.parametrize("window", [(0.0, 0.0, 30.0, 20.0), (4.0, -2.0, 26.0, 20.0)])
 @pytest.mark.parametrize("gamma", [0, 0.5, 1.3])
-def test_scores_are_sums_of_resized_maps(window, gamma):
+@pytest.mark.parametrize("grid", [None, maps.Grid((3, 2), (1, 4), (18, 16))])
+def test_scores_are_sums_of_resized_maps(window, gamma, grid):
     """Of a photograph of 20 x 30 pixels on a canvas of 24 x 32."""
     rng = np.random.default_rng(3)
     heat = rng.random((2, 5, 6)).astype(np.float32)
@@ -259,11 +260,12 @@ def test_scores_are_sums_of_resized_maps(window, gamma):
             jnp.asarray(window),
             canvas=(24, 32),
             gamma=gamma,
+            grid=grid,
         )
     )
     x0, y0, x1, y1 = map(int, window)
     spread = np.zeros((2, 24, 36))
-    spread[:, y0 + 2 : y1 + 2, x0:x1] = maps.resize(jnp.asarray(heat), (y1 - y0, x1 - x0))
+    spread[:, y0 + 2 : y1 + 2, x0:x1] = maps.resize(jnp.asarray(heat), (y1 - y0, x1 - x0), grid)
     spread = spread[:, 2:]  # which left room for what lies above the photograph
     for q in range(2):
         for r, (left, top, right, bottom) in enumerate(boxes.astype(np.float32).tolist()):
