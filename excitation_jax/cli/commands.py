@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import digits, maps, methods, models
-from ..explain.calls import attention_map
+from ..explain.calls import attention_map, what_is_lost
 from ..explain.calls import layers as list_layers
 from .networks import ALIASES, check_name, digits_network, names, network
 from .photo_question import COLUMNS, SCALE_NOTE, Announce, ask, timed
@@ -116,10 +116,21 @@ def explain(arguments: argparse.Namespace, announce: Announce) -> str:
             contrastive=arguments.contrastive,
             size=asked.size,
             aligned=not arguments.plain,
+            x_bounds=network.bounds,
         )
-        return logits, targets[0], attention[0]
+        # Of an MWP, also beside a c-MWP, whose two parts cancel.
+        mwp = attention_map(
+            network.apply,
+            variables,
+            images,
+            targets,
+            layer=layer,
+            contrastive=False,
+            x_bounds=network.bounds,
+        )
+        return logits, targets[0], attention[0], mwp.sum() / targets.size
 
-    (logits, targets, attention), timings = timed(
+    (logits, targets, attention, reached), timings = timed(
         explain_targets, network.variables, asked.images, announce
     )
     announce("drawing")
@@ -131,7 +142,9 @@ def explain(arguments: argparse.Namespace, announce: Announce) -> str:
     rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
     headline = f"Where does {arguments.model} look?"
     pictures.write(pictures.figure(rows, headline, SCALE_NOTE), asked.out)
-    return "\n".join([*asked.ranking(scores, targets), timings, f"wrote {asked.out.resolve()}"])
+    lost = what_is_lost(float(reached), layer)
+    wrote = f"wrote {asked.out.resolve()}"
+    return "\n".join([*asked.ranking(scores, targets), timings, *([lost] if lost else []), wrote])
 
 
 def compare(arguments: argparse.Namespace, announce: Announce) -> str:

@@ -68,10 +68,11 @@ def _explainer(
     options = {"layer": layer} if layer and method.per_layer else {}
     if not options and method.function in (methods.mwp, methods.c_mwp):
         options = {"layer": asked.network.layer}
+    bounds = {"x_bounds": asked.network.bounds} if method.bounded else {}
 
     def explain(variables: Any, images: jax.Array) -> jax.Array:
         apply = asked.network.apply
-        found = method.function(apply, variables, images, targets, **options)
+        found = method.function(apply, variables, images, targets, **options, **bounds)
         if found.shape[-2:] == images.shape[1:3]:  # a map of pixels is too fine to be seen
             found = maps.blur(found, BLUR * max(images.shape[1:3]))
         grid = method.grid(apply, variables, images, **options) if aligned else None

@@ -16,6 +16,8 @@ from .. import digits, models
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..program.hints import Bounds
+
 #: Short names, for those of the registry.
 ALIASES = {"squeezenet": "squeezenet_v1_0_caffe"}
 
@@ -30,6 +32,7 @@ class Network:
       prepare: a photograph -> its input (1, H, W, 3).
       view: a photograph -> the part of it that the input shows.
       scores: logits (N, C) -> scores in [0, 1].
+      bounds: (low, high), the range of its input.
       layer: where its maps are read unless the user says otherwise.
     """
 
@@ -39,6 +42,7 @@ class Network:
     prepare: Callable[[Image], jax.Array]
     view: Callable[[Image], Image]
     scores: Callable[[Any], Any]
+    bounds: Bounds
     layer: str = "auto"
 
     def logits(self, outputs: jax.Array) -> jax.Array:
@@ -96,6 +100,7 @@ def network(
         prepare,
         (lambda photo: photo) if whole else spec.preprocessing.view,
         spec.probabilities,
+        spec.preprocessing.bounds,
         spec.cmwp_layer,
     )
 
@@ -108,4 +113,6 @@ def digits_network() -> Network:
 
     model, variables = digits.load()
     example = jnp.zeros((1, 96, 96, 3))
-    return Network(model.apply, variables, example, prepare, lambda photo: photo, jax.nn.sigmoid)
+    return Network(
+        model.apply, variables, example, prepare, lambda photo: photo, jax.nn.sigmoid, (0, 1)
+    )

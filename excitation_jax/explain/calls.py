@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -148,6 +149,10 @@ def attention_map(
     Raises:
       As `excitation_vjp`, and `ValueError` if the layer has no two spatial axes.
 
+    Warns:
+      UserWarning: less than half of the probability reaches the layer (of an MWP, outside of
+        transformations).
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import excitation_jax as ej
@@ -173,11 +178,25 @@ def attention_map(
     attention = found.map()
     if contrastive:
         attention = jnp.maximum(attention, 0)
+    elif found.reached is not None and (lost := what_is_lost(found.reached[0], layer)):
+        advice = "explain_rules(model_fn, params, x, target=...) says where"
+        warnings.warn(f"{lost}; {advice}, EXCITATION_CONSERVING hands it on evenly", stacklevel=2)
     if size is None:
         return attention
     height, width = found.prepared.image_size if isinstance(size, str) else size
     grid = found.prepared.read[0].grid if aligned else None
     return maps.resize(attention, (height, width), grid)
+
+
+def what_is_lost(reached: float, layer: str | None) -> str | None:
+    """One line, where less than half of the probability reaches a layer."""
+    if not 0 <= reached < 0.5:
+        return None
+    where = "the input" if layer is None else f"the layer {layer!r}"
+    return (
+        f"{reached:.1%} of the probability reaches {where}: the rest ends at units that nothing "
+        "excites"
+    )
 
 
 def layers(

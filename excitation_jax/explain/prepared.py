@@ -87,7 +87,7 @@ class Prepared:
     def run(
         self, captured: Sequence[Any], leaves: Sequence[Any], target: Any,
         function: TracedTarget | None, start: Start | None = None, keep: bool = False,
-    ) -> tuple[Any, list[jax.Array], list[jax.Array], jax.Array]:  # fmt: skip
+    ) -> tuple[Any, list[jax.Array], list[jax.Array], jax.Array, jax.Array]:  # fmt: skip
         """One forward and one top-down pass.
 
         Args:
@@ -97,8 +97,8 @@ class Prepared:
           keep: also return the tapped values themselves.
 
         Returns:
-          The outputs, the probabilities at the tapped values, the values if kept, and whether all
-          are numbers.
+          The outputs, the probabilities at the tapped values, the values if kept, whether all are
+          numbers, and the share of P(A0) that reached each tapped value.
         """
         kept = self.tapped if keep else []
         # "auto" may be a layer that is also read by its name.
@@ -130,7 +130,9 @@ class Prepared:
             for array, prior, value in zip(flat, starts, self.program.outputs, strict=True)
             if value.floating
         ]
-        return outputs, found, values, jnp.stack(numbers).all()
+        total = jnp.stack([given.sum() for given in starts]).sum()
+        reached = jnp.stack([array.sum() / total for array in found])
+        return outputs, found, values, jnp.stack(numbers).all(), reached
 
     @property
     def target_axis(self) -> int:

@@ -30,12 +30,14 @@ class TopDown:
       shares: what arrived at each layer that was read, with an axis K after the batch axis for K
         targets.
       values: the layers' own values, where asked for.
+      reached: the share of P(A0) that reached each layer; None inside a transformation.
     """
 
     outputs: Any
     shares: list[jax.Array]
     values: list[jax.Array]
     prepared: Prepared
+    reached: list[float] | None
 
     @property
     def spatial_axes(self) -> tuple[int, ...]:
@@ -123,10 +125,14 @@ def top_down(
     used = jax.tree.leaves((leaves, given, prepared.captured))
     traced = any(isinstance(value, jax.core.Tracer) for value in used)
     run = prepared.run if traced else prepared.compiled
-    outputs, shares, values, healthy = run(prepared.captured, leaves, given, function, start, keep)
-    if not traced and not healthy:
+    outputs, shares, values, healthy, reached = run(
+        prepared.captured, leaves, given, function, start, keep
+    )
+    if traced:
+        return TopDown(outputs, shares, values, prepared, None)
+    if not healthy:
         raise ValueError(where_not_finite(params, x))
-    return TopDown(outputs, shares, values, prepared)
+    return TopDown(outputs, shares, values, prepared, reached.tolist())
 
 
 def check_input(params: Any, x: Any) -> None:
