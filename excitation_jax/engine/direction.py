@@ -253,9 +253,9 @@ def together(edges: Sequence[tuple[Op | None, Way]], value: Value) -> Way:
         return first
     if all(isinstance(way, Signed) and way.minus for way in ways):
         return negative(len(value.shape))
-    boxes = [_box(op, value) for op, _ in edges]
+    boxes = [box_of(op, value) for op, _ in edges]
     pairs = itertools.combinations(boxes, 2)
-    if not all(a is not None and b is not None and _disjoint(a, b) for a, b in pairs):
+    if not all(a is not None and b is not None and disjoint(a, b) for a, b in pairs):
         return BOTH
 
     def read_all(read: Any) -> jax.Array:
@@ -272,14 +272,15 @@ def together(edges: Sequence[tuple[Op | None, Way]], value: Value) -> Way:
     return Signed(value.shape, read_all)
 
 
-def _box(op: Op | None, value: Value) -> list[tuple[int, int]] | None:
+def box_of(op: Op | None, value: Value) -> list[tuple[int, int]] | None:
     """Which elements an operation reads, by axis; None for all."""
     if op is None or op.primitive is not lax.slice_p:
         return None
     return list(zip(op.params["start_indices"], op.params["limit_indices"], strict=True))
 
 
-def _disjoint(a: list[tuple[int, int]], b: list[tuple[int, int]]) -> bool:
+def disjoint(a: list[tuple[int, int]], b: list[tuple[int, int]]) -> bool:
+    """Whether no element is in both."""
     return any(p[1] <= q[0] or q[1] <= p[0] for p, q in zip(a, b, strict=True))
 
 

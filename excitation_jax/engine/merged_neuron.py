@@ -292,6 +292,14 @@ class MergedNeuron:
         number = jnp.asarray(number)
         return number.astype(self.p.dtype) if jnp.issubdtype(number.dtype, jnp.floating) else number
 
+    def _offset(self, op: Op, i: int) -> jax.Array:
+        """What constants add to an activation before it is summed: it counts as a summand."""
+        call = self.calls[op]
+        reading = call.step.readings[i] if call.step.readings else None
+        if reading is None or (known := call.neurons[i]) is None:
+            return self._zeros(op.inputs[i])
+        return reading.offset(known, self.p.dtype)
+
     def _value(self) -> jax.Array:
         """The value of all affine terms and constants together."""
         env: Arrays = {}
@@ -300,7 +308,7 @@ class MergedNeuron:
         for op in self.region.inner:
             operands = [
                 env[v] if v in env
-                else self._zeros(v) if (op, i) in self.region.others
+                else self._offset(op, i) if (op, i) in self.region.others
                 else self._constant(v)
                 for i, v in enumerate(op.inputs)
             ]  # fmt: skip

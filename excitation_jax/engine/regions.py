@@ -19,7 +19,7 @@ from ..program.primitives import Kind, indices, is_product, kind, row
 from ..program.slope import BOTH, Signed, Turning, Way, slope
 from ..program.trace import Op, Program, Value
 from ..rules.rule import Flow, Step, Structure, Through
-from .direction import Directions, together
+from .direction import Directions, box_of, disjoint, together
 
 #: An operand of an operation, by its position.
 Place = tuple[Op, int]
@@ -279,10 +279,20 @@ class _Growth:
         return through and self.facts[op.outputs[0]].parent is not None
 
     def _readers(self, op: Op) -> set[Op]:
-        readers = {reader for v in op.outputs for reader in self.facts.consumers.get(v, ())}
+        every = [self.facts.consumers.get(value, ()) for value in op.outputs]
+        if len(every) > 1:  # of a split, the parts that gates alone read are none of the sum's
+            every = [readers for readers in every if any(r in self.steps for r in readers)]
+        readers = {reader for some in every for reader in some}
         if self.skips:  # what an activation is computed from besides is no reader
             readers = {reader for reader in readers if reader in self.steps}
-        return readers
+        apart = {r for r in readers if r not in self.steps and self._reads_apart(r, readers - {r})}
+        return readers - apart
+
+    def _reads_apart(self, reader: Op, others: set[Op]) -> bool:
+        """Whether an operation reads elements that no other one does."""
+        (value, *_) = reader.inputs
+        mine, theirs = box_of(reader, value), [box_of(other, value) for other in others]
+        return mine is not None and all(box is not None and disjoint(mine, box) for box in theirs)
 
     def _is_read_inside_only(self, op: Op, inside: set[Op]) -> bool:
         readers = self._readers(op)

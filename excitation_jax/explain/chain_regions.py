@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ..engine.carriers import Evaluation
@@ -132,7 +133,11 @@ class RegionRows:
             return np.zeros(self.rows), np.zeros(self.rows, bool)
         y = np.ravel(np.asarray(self.env[self.top], float))
         for op, i in region.others:
-            y = y - self.signed[op, i] @ np.ravel(np.asarray(self.env[op.inputs[i]], float))
+            summand = jnp.asarray(self.env[op.inputs[i]], float)
+            reading = run.plan.steps[op].readings[i]
+            if reading is not None:  # what constants add to an activation is no part of it
+                summand = summand - reading.offset(self.env, summand.dtype)
+            y = y - self.signed[op, i] @ np.ravel(np.asarray(summand))
         values = [op.outputs[0] for op in region.members]
         own = sum(self.counts[value] @ active(run, value, self.env) for value in values)
         sign = signs(region.signs[region.top], self.top, run)

@@ -233,7 +233,9 @@ def _run(
     # Where probability can end: at units that nothing excites, at padding and other constants.
     parts = (Flow, Structure, Inside)
     ending = [
-        op for op in planned if isinstance(plan.steps[op].route, parts) or plan.facts.masks(op)
+        op
+        for op in planned
+        if isinstance(plan.steps[op].route, parts) or plan.facts.masks(op) or op in plan.regions
     ]
     ending = [op for op in ending if op.nest is None or op.nest.devices]
     values = [value for (value,) in arriving.values()]

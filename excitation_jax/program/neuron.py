@@ -107,6 +107,28 @@ class Reading:
             found.update(zip(op.outputs, made, strict=True))
         return found[self.value]
 
+    def offset(self, env: Mapping[Value, Any], dtype: Any) -> jax.Array:
+        """What the operand's elements would be if all its neurons were 0.
+
+        Args:
+          env: the values `needed`.
+        """
+        found = {v: compat.mark_varying(jnp.zeros(v.shape, dtype), v.varying) for v in self.neurons}
+
+        def operand(value: Value) -> Any:
+            if value in found:
+                return found[value]
+            constant = jnp.asarray(env[value] if value.literal is None else value.literal)
+            return constant.astype(dtype) if value.floating else constant
+
+        for op in self.ops:
+            params = dict(op.params)
+            if is_product(op):
+                params["preferred_element_type"] = dtype
+            made = compat.bind_any(op.primitive, params, *map(operand, op.inputs))
+            found.update(zip(op.outputs, made, strict=True))
+        return found[self.value]
+
 
 class Neurons:
     """The readings of a program's values."""

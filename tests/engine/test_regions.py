@@ -179,3 +179,71 @@ def test_a_value_that_something_else_reads_is_a_neuron_of_its_own() -> None:
     program, _, _ = trace(model, X)
     (region,) = analyse(program, program.inputs, ej.EXCITATION).regions.values()
     assert len(region.members) == 2 and len(region.others) == 1
+
+
+# -- found in models of other libraries (benchmarks/explain/third_party.py) ---------------------
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 10**6), where=st.sampled_from(["before", "scaled", "moved"]))
+def test_what_is_added_to_an_activation_counts_for_the_affine_terms(seed: int, where: str) -> None:
+    """RepVGG's BatchNorm of the identity branch: its offset belongs to y, wherever it is added."""
+    rng = np.random.default_rng(seed)
+    x, weights, scale, offset = (rng.normal(size=s) for s in ((1, 4), (4, 4), 4, 4))
+    head = np.eye(4)
+
+    def apart(x: jax.Array) -> jax.Array:
+        r = jax.nn.relu(x)
+        skip = {
+            "before": lambda: r * scale + offset,
+            "scaled": lambda: (r + offset / scale) * scale,
+            "moved": lambda: (r * scale + offset)[:, ::-1][:, ::-1],
+        }[where]()
+        return jax.nn.relu(skip + r @ weights) @ head
+
+    def together(x: jax.Array) -> jax.Array:
+        r = jax.nn.relu(x)
+        return jax.nn.relu(r * scale + (r @ weights + offset)) @ head
+
+    with jax.enable_x64(True):
+        for target in range(4):
+            found, wanted = (
+                ej.excitation_vjp(lambda p, x, f=f: f(x), (), x, target).mwp
+                for f in (apart, together)
+            )
+            np.testing.assert_allclose(found, wanted, atol=1e-9)
+        chain = ej.markov.markov_chain(lambda p, x: apart(x), (), x)
+        found = ej.excitation_vjp(lambda p, x: apart(x), (), x, 0).mwp
+        np.testing.assert_allclose(chain.mwp(np.eye(4)[:1]), found, atol=1e-9)
+
+
+@pytest.mark.parametrize("cut", ["split", "slices"])
+def test_the_candidate_of_a_fused_product_is_merged(cut: str) -> None:
+    """A GRU's gates and candidate of one product: what gates alone read is another neuron."""
+    rng = np.random.default_rng(0)
+    first, second, recurrent = (rng.normal(size=(3, 3)) for _ in range(3))
+    x = rng.normal(size=(2, 3))
+
+    def state(z: jax.Array, a: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(z) * jnp.tanh(a + jax.nn.relu(x) @ recurrent)
+
+    def fused(x: jax.Array) -> jax.Array:
+        y = x @ np.concatenate([first, second], 1)
+        z, a = jnp.split(y, 2, 1) if cut == "split" else (y[:, :3], y[:, 3:])
+        return state(z, a, x)
+
+    def apart(x: jax.Array) -> jax.Array:
+        return state(x @ first, x @ second, x)
+
+    def overlapping(x: jax.Array) -> jax.Array:  # the gate reads what is summed: a neuron apart
+        y = x @ np.concatenate([first, second], 1)
+        return state(y[:, 2:5], y[:, 3:], x)
+
+    with jax.enable_x64(True):
+        found, wanted = (
+            np.asarray(ej.excitation_vjp(lambda p, x, f=f: f(x), (), x, 1).mwp)
+            for f in (fused, apart)
+        )
+        np.testing.assert_allclose(found, wanted, atol=1e-9)
+        report = ej.explain_rules(lambda p, x: overlapping(x), (), x)
+        assert sum(row.rule.startswith("R4 sum") for row in report.rows) == 1
