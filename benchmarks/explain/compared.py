@@ -15,7 +15,12 @@ from excitation_jax.maps import Grid
 Maps = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def methods(model_fn: Callable[[Any, jax.Array], jax.Array], params: Any, layer: str) -> dict:
+def methods(
+    model_fn: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
+    layer: str,
+    rules: ej.RuleSet = ej.EXCITATION,
+) -> dict:
     """By name: functions of images (N, H, W, 3) and classes (N, K), to maps (N, K, h, w).
 
     The gradient's map is the largest absolute slope over the colour channels, at the pixels; the
@@ -30,7 +35,7 @@ def methods(model_fn: Callable[[Any, jax.Array], jax.Array], params: Any, layer:
 
     def excitation(contrastive: bool) -> Maps:
         return lambda x, classes: ej.attention_map(
-            model_fn, params, x, classes, layer=layer, contrastive=contrastive
+            model_fn, params, x, classes, layer=layer, contrastive=contrastive, rules=rules
         )
 
     return {"gradient": gradient, "MWP": excitation(False), "c-MWP": excitation(True)}

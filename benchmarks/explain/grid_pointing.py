@@ -1,4 +1,4 @@
-"""The grid pointing game on real photographs with the real SqueezeNet.
+"""The grid pointing game on real photographs with the real SqueezeNet, or MobileNetV2.
 
 Four photographs that the network recognises with confidence make a 2x2 grid (Boehle et al.,
 CVPR 2021). For each of the four classes: does the map's maximum lie in the right quarter
@@ -6,6 +6,8 @@ CVPR 2021). For each of the four classes: does the map's maximum lie in the righ
 (energy)?
 
     python -m benchmarks.explain.grid_pointing --weights SQUEEZENET.npz --images FOLDER
+    python -m benchmarks.explain.grid_pointing --network mobilenet_v2 --weights MOBILENET_V2.npz \\
+        --images FOLDER --grids 12 --layer block8 --rules EXCITATION_CONSERVING
 
 FOLDER holds photographs named <class index>_<anything>.jpg.
 """
@@ -14,28 +16,35 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
 
+import excitation_jax as ej
 from benchmarks.explain.compared import methods
 from excitation_jax import metrics
-from excitation_jax.models import squeezenet
+from excitation_jax.models import mobilenet_v2, squeezenet
+
+NETWORKS = {
+    "squeezenet": (squeezenet.SqueezeNet, squeezenet),
+    "mobilenet_v2": (mobilenet_v2.MobileNetV2, mobilenet_v2),
+}
 
 
 def recognised(
-    model: squeezenet.SqueezeNet, params: dict, folder: Path, confidence: float
+    model: Any, params: dict, preprocess: Callable, folder: Path, confidence: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pre-processed photographs (M, 227, 227, 3) and classes (M,) that the network is sure of."""
+    """Pre-processed photographs (M, H, W, 3) and classes (M,) that the network is sure of."""
     predict = jax.jit(lambda x: jax.nn.softmax(model.apply(params, x)))
     images, classes = [], []
     for path in sorted(folder.glob("*.jpg")):
         index = int(path.name.split("_")[0])
         with Image.open(path) as photograph:
-            image = squeezenet.preprocess(photograph)
+            image = preprocess(photograph)
         if predict(image)[0, index] > confidence:
             images.append(np.asarray(image[0]))
             classes.append(index)
@@ -57,13 +66,15 @@ def grids(
 
 
 def play(
-    weights: Path, images: Path, count: int, seed: int, layer: str, confidence: float = 0.8
-) -> dict[str, dict[str, float]]:
+    weights: Path, images: Path, count: int, seed: int, layer: str, confidence: float = 0.8,
+    network: str = "squeezenet", rules: ej.RuleSet = ej.EXCITATION,
+) -> dict[str, dict[str, float]]:  # fmt: skip
     """Share of hits and mean energy by method."""
-    model, params = squeezenet.SqueezeNet(), squeezenet.load_npz(weights)
-    photographs, classes = recognised(model, params, images, confidence)
+    make, module = NETWORKS[network]
+    model, params = make(), module.load_npz(weights)
+    photographs, classes = recognised(model, params, module.preprocess, images, confidence)
     results: dict[str, dict[str, float]] = {}
-    for name, method in methods(model.apply, params, layer).items():
+    for name, method in methods(model.apply, params, layer, rules).items():
         compiled = jax.jit(method)
         scores = [
             metrics.grid_pointing(compiled(grid, targets)[0])
@@ -88,9 +99,14 @@ def main() -> None:
     parser.add_argument("--grids", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layer", default="auto")
+    parser.add_argument("--network", choices=NETWORKS, default="squeezenet")
+    parser.add_argument("--rules", default="EXCITATION", help="a rule set of the package")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    results = play(options.weights, options.images, options.grids, options.seed, options.layer)
+    results = play(
+        options.weights, options.images, options.grids, options.seed, options.layer,
+        network=options.network, rules=getattr(ej, options.rules),
+    )  # fmt: skip
     print(f"{'method':10} {'hits':>7} {'energy':>7} {'targets':>8}   layer {options.layer}")
     for name, row in results.items():
         print(f"{name:10} {row['hits']:7.1%} {row['energy']:7.2f} {row['targets']:8}")

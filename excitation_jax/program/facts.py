@@ -185,7 +185,8 @@ class FactTable(Questions, Forward):
                 with np.errstate(all="ignore"):
                     facts.known = np.asarray(function(*(known.known for known in inputs)), float)
         else:
-            facts.role = Role.NORMALISER if roles.normaliser(op, self) else None
+            scales = roles.normaliser(op, self) and not roles.squashes(op, facts.interval, self)
+            facts.role = Role.NORMALISER if scales else None
             if facts.interval.low < 0 and roles.is_normalised(op, self):
                 facts.interval = Interval(-INF, facts.interval.high)
             parent = self._common_parent([v for v in op.inputs if self[v].active])

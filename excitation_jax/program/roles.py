@@ -47,6 +47,29 @@ def normaliser(op: Op, facts: Known) -> bool:
     return scales and all(k.role is Role.NORMALISER or not k.active for k in inputs)
 
 
+def squashes(op: Op, interval: Interval, facts: Known) -> bool:
+    """Whether a quotient is an activation in [0, 1], ``1 / (1 + exp(-y))``, and no normaliser.
+
+    A normaliser is made of statistics, which sum or take the largest of many elements.
+    """
+    if interval.low < 0 or interval.high > 1:
+        return False
+    pending, met = list(op.inputs), set()
+    while pending:
+        value = pending.pop()
+        maker = facts[value].producer
+        if value in met or maker is None or not facts[value].active:
+            continue
+        met.add(value)
+        if kind(maker.primitive) in (Kind.SUM, Kind.WINNER) or (
+            kind(maker.primitive) is Kind.AFFINE and not any(facts[v].learned for v in maker.inputs)
+        ):
+            return False
+        if kind(maker.primitive) in (Kind.ELEMENTWISE, Kind.IDENTITY, Kind.MOVE):
+            pending += maker.inputs
+    return True
+
+
 def is_normalised(op: Op, facts: Known) -> bool:
     """Whether a normaliser scales a value: ``x * lax.rsqrt(variance + eps)``, ``x / norm``.
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from ..program import compat
 from .arithmetic import safe_divide, vanishes
 from .connections import Excitation
 from .rule import Call
@@ -59,34 +59,42 @@ def _counted(count: Callable[[jax.Array], jax.Array], field: jax.Array) -> Excit
 
 
 def _of_a_window(call: Call) -> Excitation:
-    """Of a convolution: one channel of weights for each group, since all are ones."""
-    op, params = call.step.site.op, dict(call.step.site.op.params)
+    """Of a convolution: sums of each group's channels, then of windows, an axis at a time."""
+    op, params = call.step.site.op, call.step.site.op.params
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
-    params["preferred_element_type"] = call.dtype
-    kernel = list(op.inputs[1].shape)
-    kernel[numbers.rhs_spec[0]] = groups
-    ones, axis = jnp.ones(kernel, call.dtype), numbers.out_spec[1]
-    _, pull = jax.vjp(
-        lambda x: compat.bind(op.primitive, params, x, ones)[0],
-        jnp.zeros(op.inputs[0].shape, call.dtype),
-    )
-    shape = op.outputs[0].shape
+    shape, axis = op.outputs[0].shape, numbers.out_spec[1]
+
+    def counted(field: jax.Array, groups: int = groups) -> jax.Array:
+        """Sums over each window, (batch, groups, ...) in the output's order."""
+        x = _summed_in_groups(field, numbers.lhs_spec[1], groups)
+        for k, at in enumerate(numbers.lhs_spec[2:]):
+            window, ones = [1] * x.ndim, [1] * x.ndim
+            window[at] = op.inputs[1].shape[numbers.rhs_spec[2 + k]]
+            stride, inside, between, padding = ones[:], ones[:], ones[:], [(0, 0)] * x.ndim
+            stride[at], padding[at] = params["window_strides"][k], params["padding"][k]
+            inside[at], between[at] = params["lhs_dilation"][k], params["rhs_dilation"][k]
+            zero = np.zeros((), x.dtype)  # known, or it is no sum to JAX
+            x = lax.reduce_window(x, zero, lax.add, window, stride, padding, inside, between)
+        places = dict(zip(numbers.out_spec, numbers.lhs_spec, strict=True))
+        return jnp.transpose(x, [places[i] for i in range(x.ndim)])
+
+    image = op.inputs[0].shape
+    _, pull = jax.vjp(counted, jnp.zeros(image, call.dtype))
 
     def spread(r: jax.Array) -> jax.Array:
-        parts = (*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
-        return pull(jnp.broadcast_to(r, shape).reshape(parts).sum(axis + 1))[0]
+        return pull(_summed_in_groups(jnp.broadcast_to(r, shape), axis, groups))[0]
 
-    if call.all_children(0):  # of one image with one channel all is known
-        image = list(op.inputs[0].shape)
-        image[numbers.lhs_spec[0]] = image[numbers.lhs_spec[1]] = 1
-        kernel[numbers.rhs_spec[0]] = kernel[numbers.rhs_spec[1]] = 1
-        single = {**params, "feature_group_count": 1}
-        one = jnp.ones(image, call.dtype), jnp.ones(kernel, call.dtype)
-        return compat.bind(op.primitive, single, *one)[0] * op.inputs[1].shape[
-            numbers.rhs_spec[1]
-        ], spread
-    number = compat.bind(op.primitive, params, call.field(0), ones)[0]
-    return jnp.repeat(number, shape[axis] // groups, axis), spread
+    if call.all_children(0):  # all images are alike, and all channels
+        small = list(image)
+        small[numbers.lhs_spec[0]] = small[numbers.lhs_spec[1]] = 1
+        one = counted(jnp.ones(small, call.dtype), 1)
+        return one * (image[numbers.lhs_spec[1]] // groups), spread
+    return jnp.repeat(counted(call.field(0)), shape[axis] // groups, axis), spread
+
+
+def _summed_in_groups(x: jax.Array, axis: int, groups: int) -> jax.Array:
+    parts = (*x.shape[:axis], groups, x.shape[axis] // groups, *x.shape[axis + 1 :])
+    return x.reshape(parts).sum(axis + 1)
 
 
 def _of_a_product(call: Call, source: int) -> Excitation:

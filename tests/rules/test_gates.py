@@ -349,6 +349,25 @@ def test_the_sign_of_a_gate_counts(tanh: str, layer: str, around: Callable) -> N
     np.testing.assert_allclose(mwp(model, X, P), wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "sigmoid",
+    [
+        lambda y: 1 / (1 + jnp.exp(-y)),
+        lambda y: jnp.exp(y) / (jnp.exp(y) + 1),
+        lambda y: 0.5 * (jnp.tanh(y / 2) + 1),
+        lambda y: 1 - jax.nn.sigmoid(-y),
+    ],
+)
+def test_a_sigmoid_by_hand_is_a_gate_and_no_normaliser(sigmoid: Callable) -> None:
+    """h of what it gates is g (s - lambda), with the lambda of ELU."""
+
+    def model(x: jax.Array, gate: Callable) -> jax.Array:
+        return (jax.nn.elu(x @ U) * gate(x @ V)) @ W
+
+    found, wanted = (mwp(lambda x, g=g: model(x, g), X, P) for g in (sigmoid, jax.nn.sigmoid))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_features_scaled_by_signed_conditions() -> None:
     """FiLM on raw features: where the scale is negative, they are wanted smaller (D1)."""
 
