@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -113,6 +114,17 @@ def call_of(
         tuple(known.input_signs), tuple(neurons), tuple(bounds), tuple(known.active), contrastive,
         upper, known.tail, known.output,
     )  # fmt: skip
+
+
+def mixing_precisions(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same under JAX's usual promotion of dtypes, however strictly the model was traced."""
+
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args)
+
+    return run
 
 
 def carrier_dtype(value: Value) -> Any:

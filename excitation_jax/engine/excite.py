@@ -43,6 +43,7 @@ from .carriers import (
     discounted,
     knowledge,
     metered,
+    mixing_precisions,
     moved,
     note_activity,
     passed,
@@ -73,13 +74,11 @@ def excite(
       rules: what happens at each operation.
       contrastive: the first affine operation below the output sends its excitation minus that
         of its negated weights (c-MWP, Eq. 7-9). The result is signed.
-      x_bounds, gates: the range of what is explained, and patterns of modules whose values are
-        gates; see `excitation_jax.excitation_vjp`.
+      x_bounds, gates: see `excitation_jax.excitation_vjp`.
 
     Returns:
-      A function of the same signature and outputs. Its VJP takes P(A0), a probability
-      distribution over the outputs, and returns the MWP (Eq. 1) of each explained argument, in
-      that argument's shape and dtype.
+      A function of the same signature and outputs. Its VJP takes P(A0), a distribution over the
+      outputs, and returns the MWP (Eq. 1) of each explained argument, in its shape and dtype.
 
     Raises:
       UnsupportedPrimitiveError: when called, before any compute, if an operation between the
@@ -155,7 +154,7 @@ def _excited_call(plan: Plan, jaxpr: Any, explained: Sequence[Value]) -> Callabl
         inputs = plan.program.inputs
         return None, [shares[v].astype(v.dtype) if v in shares else None for v in inputs]
 
-    call.defvjp(forward, backward, symbolic_zeros=True)
+    call.defvjp(mixing_precisions(forward), mixing_precisions(backward), symbolic_zeros=True)
     return call
 
 
@@ -314,11 +313,9 @@ def _carry(
     """The carriers of an operation's outputs; its backward is the operation's rule.
 
     Args:
-      how: positions of the operands whose carriers are given; whether P has not met the
-        first affine operation before, and the negated neurons' part is to be subtracted; the
+      how: positions of the operands whose carriers are given; `Call.upper` and `contrastive`; the
         direction of the probability, 0 for both, each with a carrier.
-      meter: a zero, or None; its cotangent is the probability that ends at the operation, at
-        units without excitatory input.
+      meter: a zero, or None; its cotangent is the probability that ends at the operation.
       known: what the rule needs (see `carriers.knowledge`).
     """
     return [carrier(value) for value in step.site.op.outputs] * (1 if how[-1] else 2)

@@ -21,7 +21,7 @@ from ..program.axes import Geometry
 from ..program.fingerprint import fingerprint
 from ..program.hints import NONE, Hints
 from ..program.modules import name_owners
-from ..program.trace import Program, Value, flatten
+from ..program.trace import Program, Value, flatten, refuse_explicit
 from ..program.walk import programs
 from ..rules.ruleset import RuleSet
 from .layer import Layer, LayerTable
@@ -150,7 +150,9 @@ class Prepared:
                 shape = list(value.shape)
                 shape[axis:axis] = [] if count is None else [count]
                 part = jnp.zeros(shape)
-            complete.append(part.astype(carrier_dtype(value)))
+            # Inside shard_map it differs from device to device, as the output does.
+            part = compat.mark_varying(part.astype(carrier_dtype(value)), value.varying)
+            complete.append(part)
         return complete
 
 
@@ -178,6 +180,7 @@ def prepare(
     leaves, tree = jax.tree.flatten(args)
     inside = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
     given = leaves if inside else list(map(_abstract, leaves))
+    refuse_explicit([jax.typeof(leaf) for leaf in leaves if isinstance(leaf, jax.Array)])
 
     def flat(*leaves: Any) -> Any:
         return model_fn(*jax.tree.unflatten(tree, leaves))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..engine.carriers import mixing_precisions
 from ..engine.plan import UnsupportedPrimitiveError, check_floating
 from ..program.hints import NONE, Hints
 from ..rules.ruleset import EXCITATION, RuleSet
@@ -125,12 +126,14 @@ def top_down(
     used = jax.tree.leaves((leaves, given, prepared.captured))
     traced = any(isinstance(value, jax.core.Tracer) for value in used)
     run = prepared.run if traced else prepared.compiled
-    outputs, shares, values, healthy, reached = run(
+    given = given if traced else jax.device_put(given)
+    outputs, shares, values, healthy, reached = mixing_precisions(run)(
         prepared.captured, leaves, given, function, start, keep
     )
     if traced:
         return TopDown(outputs, shares, values, prepared, None)
-    if not healthy:
+    sound, reached = jax.device_get((healthy, reached))
+    if not sound:
         raise ValueError(where_not_finite(params, x))
     return TopDown(outputs, shares, values, prepared, reached.tolist())
 

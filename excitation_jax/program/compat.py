@@ -107,6 +107,12 @@ def varying(aval: Any) -> frozenset:
     return frozenset(getattr(aval, "vma", ()) if kind is None else kind.varying)
 
 
+def explicitly_sharded(aval: Any) -> bool:
+    """Whether a value's type says how it lies on the axes of an explicit mesh."""
+    spec = getattr(getattr(aval, "sharding", None), "spec", ())
+    return any(part is not None for part in spec)
+
+
 def mark_varying(x: Any, axes: frozenset) -> Any:
     """``x`` as a value that may differ along these manual mesh axes."""
     missing = axes - varying(jax.typeof(x))

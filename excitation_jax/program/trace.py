@@ -186,6 +186,7 @@ def trace(
 def flatten(closed: Any, closed_calls: frozenset[str] = frozenset()) -> Program:
     """The flat program of a closed jaxpr."""
     jaxpr = closed.jaxpr
+    refuse_explicit(closed.in_avals)
     program = Program(
         inputs=tuple(_value(var.aval) for var in jaxpr.invars),
         captured=tuple(_value(var.aval) for var in jaxpr.constvars),
@@ -196,6 +197,16 @@ def flatten(closed: Any, closed_calls: frozenset[str] = frozenset()) -> Program:
     outputs = _inline(program, jaxpr, [*program.captured, *program.inputs], context)
     program.outputs = tuple(outputs)
     return program
+
+
+def refuse_explicit(avals: Sequence[Any]) -> None:
+    """Raises `NotImplementedError` for arrays that are sharded over axes of an explicit mesh."""
+    if any(map(compat.explicitly_sharded, avals)):
+        raise NotImplementedError(
+            "arrays are sharded over mesh axes of type Explicit, where each value's type says how "
+            "it lies: use axes of type Auto (jax.make_mesh(..., axis_types=...)), or call "
+            "excitation_jax inside jax.shard_map"
+        )
 
 
 def _value(aval: Any, literal: Any = None, steps: tuple[int, ...] = ()) -> Value:

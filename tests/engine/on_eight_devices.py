@@ -146,3 +146,27 @@ def test_a_bound_holds_inside_shard_map() -> None:
     inside = jax.shard_map(jax.nn.relu, mesh=MESH, in_specs=P("d"), out_specs=P("d"))
     report = ej.explain_rules(lambda x: inside(x), X)
     assert report.rows[-1].primitive == "shard_map" and report.rows[-1].lower_bound == 0
+
+
+@pytest.mark.parametrize(
+    "target",
+    [1, np.array([1, 1]), np.eye(5)[[1, 1]], lambda y: jax.nn.one_hot(jnp.full(2, 1), 5)],
+    ids=["int", "integers", "P(A0)", "callable"],
+)
+def test_targets_that_are_the_same_on_all_devices(target: object) -> None:
+    """What starts the pass lies as the outputs do, wherever it comes from."""
+
+    def explain(params: tuple, x: jax.Array) -> jax.Array:
+        return ej.excitation_vjp(plain, params, x, target, contrastive=True).mwp
+
+    sharded = jax.shard_map(explain, mesh=MESH, in_specs=(P(), P("d")), out_specs=P("d"))
+    wanted = ej.excitation_vjp(plain, PARAMS, X, 1, contrastive=True).mwp
+    np.testing.assert_allclose(jax.jit(sharded)(PARAMS, X), wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("around", [lambda f: f, jax.jit])
+def test_explicit_axes_are_refused_in_one_sentence(around: Callable) -> None:
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh), pytest.raises(NotImplementedError, match="of type Explicit.*Auto"):
+        x = jax.device_put(X, NamedSharding(mesh, P("d")))
+        around(lambda x: ej.excitation_vjp(plain, PARAMS, x, 1).mwp)(x)

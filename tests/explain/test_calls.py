@@ -439,3 +439,28 @@ def test_what_is_padded_or_joined_to_a_signal_takes_nothing() -> None:
 def test_no_layer_named(network: tuple) -> None:
     with pytest.raises(ValueError, match="layer names no layer: give a name"):
         ej.excitation_vjp(*network, 0, layer=())
+
+
+def test_strict_promotion_and_a_transfer_guard_are_the_model_s_own() -> None:
+    """What the library adds may mix precisions, and moves nothing to a device unasked."""
+
+    def model(params: tuple, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(x @ params[0]) @ params[1]
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = jax.random.normal(keys[0], (4, 5)), jax.random.normal(keys[1], (5, 3))
+    x = jax.random.normal(keys[2], (2, 4))
+    params, x = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, x))
+    excited = lambda x: jax.vjp(ej.excite(lambda x: model(params, x)), x)[1]  # noqa: E731
+    start = jnp.zeros((2, 3), jnp.bfloat16).at[:, 1].set(1)
+    wanted = ej.excitation_vjp(model, params, x, 1, contrastive=True).mwp
+    with jax.numpy_dtype_promotion("strict"):
+        found = ej.excitation_vjp(model, params, x, 1, contrastive=True).mwp
+        (by_hand,) = excited(x)(start)
+        with pytest.raises(ValueError, match="promotion"):  # the model's own mixing
+            ej.excitation_vjp(lambda p, x: model(p, x) + jnp.ones(3), params, x, 1)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(by_hand, excited(x)(start)[0])
+    with jax.transfer_guard("disallow"):
+        guarded = ej.excitation_vjp(model, params, x, 1, contrastive=True).mwp
+    np.testing.assert_array_equal(guarded, wanted)
