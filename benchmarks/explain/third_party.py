@@ -154,8 +154,9 @@ def lost(row: dict[str, Any]) -> Iterator[str]:
 
 
 def clean(text: str) -> str:
-    """Without addresses, without what ends a cell."""
-    return re.sub(r"\w+://\S+", "...", text).replace("|", "/").replace("\n", " ")
+    """Without addresses, without folders, without what ends a cell."""
+    text = re.sub(r"\w+://\S+", "...", text)
+    return re.sub(r"(/[\w.+-]+)+/(?=[\w.-]+\.py)", "", text).replace("|", "/").replace("\n", " ")
 
 
 def versions(rows: Sequence[dict[str, Any]]) -> str:
