@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from jax import lax
 
+from ..program.affine import centred
 from ..program.facts import FactTable
 from ..program.primitives import Kind, indices, is_product, kind, row
 from ..program.slope import BOTH, Signed, Turning, Way, slope
@@ -276,7 +277,10 @@ class _Growth:
         """Whether it is an activation that is skipped."""
         step = self.steps[op]
         through = self.skips and isinstance(step.route, Through) and not _moves(step, self.facts)
-        return through and self.facts[op.outputs[0]].parent is not None
+        if not through:
+            return False
+        # The y - max of a logsumexp is part of its activation.
+        return self.facts[op.outputs[0]].parent is not None or centred(op, self.facts) is not None
 
     def _readers(self, op: Op) -> set[Op]:
         every = [self.facts.consumers.get(value, ()) for value in op.outputs]

@@ -172,8 +172,8 @@ def put_back(op: Op, facts: Any) -> int | None:
     if op.primitive not in ADDITIONS or not all(facts[value].active for value in op.inputs):
         return None
     for i, value in enumerate(op.inputs):
-        subtracted = [v for root in _moved_from(value, facts) for v in _copies(root, facts)]
-        for copy in subtracted:
+        roots = [twin for root in _moved_from(value, facts) for twin in _twins(root, facts)]
+        for copy in (copy for root in roots for copy in _copies(root, facts)):
             for reader in facts.consumers.get(copy, ()):
                 at = centred(reader, facts)
                 if at is None or reader.inputs[at] is not copy:
@@ -181,6 +181,20 @@ def put_back(op: Op, facts: Any) -> int | None:
                 if facts.depends(op.inputs[1 - i], reader.outputs[0]) is not None:
                     return i
     return None
+
+
+def _twins(value: Value, facts: Any) -> list[Value]:
+    """A value, and the same computed again: ``y.max()``, written twice."""
+    op = facts[value].producer
+    if op is None or kind(op.primitive) not in (Kind.SUM, Kind.WINNER):
+        return [value]
+    again = [
+        other.outputs[0]
+        for other in facts.consumers.get(op.inputs[0], ())
+        if other is not op and other.primitive is op.primitive and other.inputs == op.inputs
+        and other.params == op.params
+    ]  # fmt: skip
+    return [value, *again]
 
 
 def _copies(value: Value, facts: Any) -> list[Value]:

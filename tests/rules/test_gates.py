@@ -219,6 +219,30 @@ def test_other_statistics_are_summands(model: Callable) -> None:
     assert not any("R5 normaliser" in row.rule for row in report.rows)
 
 
+LOGSUMEXPS = {
+    "jax": lambda y: jax.nn.logsumexp(y, -1, keepdims=True),
+    "one maximum": lambda y: (lambda m: jnp.log(jnp.exp(y - m).sum(-1, keepdims=True)) + m)(
+        y.max(-1, keepdims=True)
+    ),
+    "the maximum twice": lambda y: (
+        jnp.log(jnp.exp(y - y.max(-1, keepdims=True)).sum(-1, keepdims=True)) + y.max(-1)[:, None]
+    ),
+}
+
+
+@pytest.mark.parametrize("how", LOGSUMEXPS)
+@pytest.mark.parametrize("contrastive", [False, True])
+def test_the_maximum_of_a_logsumexp_is_no_part_of_it(how: str, contrastive: bool) -> None:
+    plain = lambda y: jnp.log(jnp.exp(y).sum(-1, keepdims=True))  # noqa: E731
+    p = jnp.full((5, 1), 0.2)
+    found, wanted = (
+        mwp(lambda x, f=f: f(x @ U), X, p, contrastive=contrastive)
+        for f in (LOGSUMEXPS[how], plain)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    assert np.abs(wanted).max() > 0.01
+
+
 def test_two_signals_are_refused_by_name() -> None:
     with pytest.raises(ej.UnsupportedPrimitiveError, match="dot_general.*neither of them recogn"):
         ej.excite(lambda x: (x @ U) @ (x @ V).T)(X)
