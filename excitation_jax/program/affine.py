@@ -118,12 +118,15 @@ def centred(op: Op, facts: Any) -> int | None:
         return None
     if not all(facts[value].active for value in op.inputs):
         return None
+    if op.primitive is lax.sub_p and _is_statistic(op.inputs[1], op.inputs[0], facts):
+        return 1
     for at in (1, 0):
         statistic, minus, scale = _taken_apart(op.inputs[at], facts)
         whole, turned, same = _taken_apart(op.inputs[1 - at], facts)
         minus ^= op.primitive is lax.sub_p and at == 1
         turned ^= op.primitive is lax.sub_p and at == 0
-        if minus != turned and scale is same and _is_statistic(statistic, whole, facts):
+        apart = scale is not None and scale is same and minus != turned
+        if apart and _is_statistic(statistic, whole, facts):
             return at
     return None
 
@@ -161,7 +164,7 @@ def _taken_apart(value: Value, facts: Known) -> tuple[Value, bool, Value | None]
             part = op.inputs[0]
         else:
             break
-    return (part, negated, scale) if scale is not None else (value, False, None)
+    return part, negated, scale
 
 
 def put_back(op: Op, facts: Any) -> int | None:

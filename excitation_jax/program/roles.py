@@ -18,13 +18,16 @@ from .trace import Op, Value
 
 
 def through_layout(value: Value, facts: Known) -> Value:
-    """The value before it was only moved or cast."""
+    """The value before it was only moved or cast, constants beside it or not."""
     while (op := facts[value].producer) is not None:
         moved = kind(op.primitive) in (Kind.MOVE, Kind.IDENTITY) and len(op.outputs) == 1
         picks = op.primitive is lax.select_n_p or layout(op.primitive) is Layout.PLACED
         if not (moved and not picks) and op.primitive is not lax.convert_element_type_p:
             break
-        value = op.inputs[0]
+        signals = [v for v in op.inputs if facts[v].active and v.floating]
+        if len(op.inputs) > 1 and len(signals) != 1:
+            break
+        value = signals[0] if len(op.inputs) > 1 else op.inputs[0]
     return value
 
 

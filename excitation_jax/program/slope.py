@@ -209,6 +209,8 @@ def dips(gate: Value, facts: Known) -> bool:
     known = facts[through_layout(gate, facts)]
     if known.function is None or known.interval.low == -INF:
         return False
+    if facts[gate].interval.low < known.interval.low:  # of a constant beside it
+        return False
     points = np.unique(np.clip(GRID, *facts[known.origin].interval))
     parent = known.parent
     with np.errstate(all="ignore"):
