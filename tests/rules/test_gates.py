@@ -206,6 +206,20 @@ def test_offset_and_scale_in_a_regrouped_norm_leave_the_mean_without_a_share() -
     np.testing.assert_allclose(mwp(model, X, P), wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_a_norm_behind_a_norm_is_one_too() -> None:
+    """The mean is of what the first one made, whatever that was scaled with (post-norm blocks)."""
+    first, second = nn.LayerNorm(), nn.LayerNorm()
+    params = first.init(KEYS[7], X)
+
+    def model(x: jax.Array) -> jax.Array:
+        return second.apply(params, first.apply(params, x @ U))
+
+    report = ej.explain_rules(lambda w, x: model(x), (), X)
+    assert sum(row.rule == "R5 normaliser" for row in report.rows) >= 2
+    assert not any(row.rule.startswith("R4") for row in report.rows)
+    np.testing.assert_allclose(mwp(model, X, P), affine(np.maximum(X, 0), U, P), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "model",
     [
