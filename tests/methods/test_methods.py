@@ -124,6 +124,7 @@ def test_a_layer_by_its_name(name: str) -> None:
     assert explain(name, network, PARAMS, X, TARGETS, layer=layer).shape == (2, 3, 4, 3)
 
 
+@pytest.mark.filterwarnings("ignore:.* of the probability reaches")  # as it should: MWP says so
 @pytest.mark.parametrize("name", NAMES)
 def test_dead_networks_and_black_images(name: str) -> None:
     dead = jax.tree.map(jnp.zeros_like, PARAMS)
