@@ -80,10 +80,13 @@ class Hints:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a path, or one around it, matches a shell-style pattern."""
+    """Whether a path, or one around it, matches a shell-style pattern.
+
+    A module's own values are among those of ``"module/*"``.
+    """
     parts = name.split("/")
-    around = ("/".join(parts[: i + 1]) for i in range(len(parts)))
-    return any(fnmatch.fnmatchcase(path, pattern) for path in around)
+    around = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+    return any(fnmatch.fnmatchcase(path, pattern) for path in (*around, f"{name}/"))
 
 
 NONE = Hints()

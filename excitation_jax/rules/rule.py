@@ -272,6 +272,11 @@ class Call:
         constants = self.constants(i)
         return found if constants is None else jnp.where(constants, 0, found)
 
+    @property
+    def evenly(self) -> bool:
+        """Whether what nothing excites is handed on (D10): not at the top of a contrastive pass."""
+        return self.step.rule.evenly and not self.upper
+
     def all_children(self, i: int) -> bool:
         """Whether every element of operand ``i`` is a child, and counts as one."""
         reading = self.step.readings[i] if self.step.readings else None

@@ -81,7 +81,7 @@ class Affine(Rule):
             return send(self.per_child(call, p, totals[part]))
 
         shares = shared(self.contrast(excite) if call.contrastive else excite(1), connected.h)
-        if self.evenly and not call.upper:
+        if call.evenly:
             shares += handed_on(call, source, left_over(p, totals[1]))
         return [shares if i == source else None for i in range(len(call.operands))]
 
@@ -160,7 +160,7 @@ class Affine(Rule):
             self.per_child(call, p[1], less)
         )
         shares = shared(ratios, connected.h)
-        if self.evenly and not call.upper:
+        if call.evenly:
             shares += handed_on(call, source, left_over(p[0], total) + left_over(p[1], less))
         return [shares if i == source else None for i in range(len(call.operands))]
 
@@ -218,7 +218,7 @@ class Sum(Rule):
         h = [call.towards(i, ways[i]) if self.clamped else call.value(i) for i in range(2)]
         ratio = safe_divide(p, h[0] + h[1])
         shares = [shared(ratio, h[0]), shared(ratio, h[1])]
-        if self.evenly and not call.upper:
+        if call.evenly:
             field = [call.field(i) for i in range(2)]
             even = safe_divide(left_over(p, h[0] + h[1]), field[0] + field[1])
             shares = [share + even * one for share, one in zip(shares, field, strict=True)]
@@ -258,7 +258,7 @@ class PlacedSum(Rule):
         total, transpose = jax.vjp(lambda parts: placed(call, parts, p), h)
         (shares,) = transpose(safe_divide(p, total))
         found = {i: shared(shares[i], h[i]) for i in h}
-        if self.evenly and not call.upper:
+        if call.evenly:
             field = {i: call.field(i) for i in call.sources}
             number, transpose = jax.vjp(lambda parts: placed(call, parts, p), field)
             (even,) = transpose(safe_divide(left_over(p, total), number))
@@ -295,7 +295,7 @@ class DeviceSum(Rule):
         sums, transpose = jax.vjp(total, *h)
         shares = transpose(tuple(map(safe_divide, parts, sums)))
         found = {i: shared(s, x) for i, x, s in zip(call.sources, h, shares, strict=True)}
-        if self.evenly and not call.upper:
+        if call.evenly:
             field = [call.field(i) for i in call.sources]
             numbers, transpose = jax.vjp(total, *field)
             left = map(left_over, parts, sums)

@@ -317,10 +317,6 @@ def test_modules_are_marked_from_outside(pattern: str) -> None:
         dense = lambda name, x: x @ layer[name]["kernel"] + layer[name]["bias"]  # noqa: E731
         return dense("Dense_0", dense("values", x) * ej.gate(dense("router", x)))
 
-    if pattern == "router/*":  # of what is inside of it, and there is nothing
-        with pytest.raises(ValueError, match="matches no module.*router"):
-            ej.excitation_vjp(module.apply, params, X, 0, gates=pattern)
-        return
     with pytest.raises(ej.UnsupportedPrimitiveError):
         ej.excitation_vjp(module.apply, params, X, 0)
     found = ej.excitation_vjp(module.apply, params, X, 0, gates=pattern).mwp
