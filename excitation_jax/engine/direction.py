@@ -87,10 +87,9 @@ class Directions:
         if all(way is None for way in outs):
             return (1,)
         if BOTH in outs or any(self.ways.get(value) is BOTH for value in step.sources):
-            layer = kind(op.primitive) is Kind.AFFINE and not is_product(op)
-            return (1,) if layer and BOTH not in outs else (1, -1)
+            return (1,) if self.facts.connects(op) and BOTH not in outs else (1, -1)
         sums = isinstance(step.route, Flow) and step.rule.shares
-        layer = kind(op.primitive) is Kind.AFFINE or self.facts.is_learned_layer(op)
+        layer = is_product(op) or self.facts.connects(op) or self.facts.is_learned_layer(op)
         return (1, -1) if sums and not layer else (1,)
 
     def _walk(self, program: Program) -> None:
@@ -157,7 +156,7 @@ class Directions:
             scales = [self.facts[op.inputs[1 - i]] for i in places]
             positive = out is None and all(x.active or x.interval.low >= 0 for x in scales)
             return [None if positive else BOTH]
-        if kind(op.primitive) is Kind.AFFINE:
+        if self.facts.connects(op):
             return [self.neurons.sign(value) if step.rule.directed else None]
         if not step.rule.shares:
             return [self._moved(op, value, len(places), self.ways)]
@@ -210,7 +209,7 @@ class Directions:
         which = indices(op.primitive)
         if any(self.facts[v].active for i, v in enumerate(op.inputs) if i in which):
             return BOTH  # where an element goes depends on the input
-        if not _reads_once(op, signs[0].shape, count):
+        if known.kind is Kind.AFFINE or not _reads_once(op, signs[0].shape, count):
             return BOTH
         if layout(op.primitive) is Layout.PERMUTED:
             order = op.params["permutation"]

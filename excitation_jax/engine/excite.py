@@ -277,7 +277,7 @@ def _carry_on(run: Evaluation, step: Step, upper: bool, env: Arrays, carried: Ca
             return metered(meter, moved(step, env, discounted(meter, given)))
         return _flow(run, step, env, given, upper, direction)
 
-    if len(step.directions) == 2 and step.rule.joins(op) and not contrastive:
+    if len(step.directions) == 2 and step.rule.joins(step) and not contrastive:
         both = made_for(run, step, phase, 0, env, carried, make)
         made = {1: both[:1], -1: both[1:]}
     else:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..program import compat
-from ..program.primitives import Kind, is_product, kind
+from ..program.primitives import is_product
 from ..program.slope import BOTH, Signed
 from ..program.trace import Op, Value, read_value
 from ..rules.arithmetic import times
@@ -91,7 +91,7 @@ def _shared(
 ) -> jax.Array | None:
     """Where a neuron's share for a child goes: the child's being larger makes it win."""
     op = step.site.op
-    if kind(op.primitive) is Kind.AFFINE:
+    if run.plan.facts.connects(op):
         return of_neuron(run, step, value, phase, carried)
     turned = op.primitive is lax.sub_p and i == 1
     return of_summand(run, op, value, phase, -direction if turned else direction, None, carried)

@@ -275,14 +275,20 @@ class MergedNeuron:
                 factor = jnp.abs(self._constant(constant))
                 total = total * factor if op.primitive is lax.mul_p else safe_divide(total, factor)
             return [jnp.broadcast_to(total, op.outputs[0].shape)]
-        fixed = indices(op.primitive)
-        return compat.bind_any(
-            op.primitive, op.params,
-            *(
-                self._constant(v) if i in fixed else self._zeros(v) if x is None else x
-                for i, (v, x) in enumerate(zip(op.inputs, operands, strict=True))
-            ),
-        )  # fmt: skip
+        fixed, params = indices(op.primitive), dict(op.params)
+        pools = kind(op.primitive) is Kind.AFFINE
+        if pools:
+            params["preferred_element_type"] = self.p.dtype
+
+        def operand(i: int, v: Value, x: jax.Array | None) -> Any:
+            if pools and x is None:
+                weights = self._constant(v)
+                return weights if sizes else (weights > 0).astype(self.p.dtype)
+            return self._constant(v) if i in fixed else self._zeros(v) if x is None else x
+
+        every = zip(op.inputs, operands, strict=True)
+        made = (operand(i, v, x) for i, (v, x) in enumerate(every))
+        return compat.bind_any(op.primitive, params, *made)
 
     def _zeros(self, value: Value) -> jax.Array:
         return compat.mark_varying(jnp.zeros(value.shape, self.p.dtype), value.varying)
@@ -312,7 +318,10 @@ class MergedNeuron:
                 else self._constant(v)
                 for i, v in enumerate(op.inputs)
             ]  # fmt: skip
+            params = dict(op.params)
+            if kind(op.primitive) is Kind.AFFINE:
+                params["preferred_element_type"] = self.p.dtype
             same = _is_identity(op, self.region)
-            made = operands if same else compat.bind_any(op.primitive, op.params, *operands)
+            made = operands if same else compat.bind_any(op.primitive, params, *operands)
             env.update(zip(op.outputs, made, strict=True))
         return env[self.region.top.outputs[0]]

@@ -361,4 +361,10 @@ def _read(plan: Plan, op: Op) -> list[Value]:
         read += step.sources
         read += [v for reading in step.readings if reading is not None for v in reading.needed]
         read += [v for other in step.between for v in other.inputs]
+    if op in plan.regions:  # of which parts may lie in another call
+        region = plan.regions[op]
+        read += region.constants
+        for part in region.merged:
+            if part is not op:
+                read += [*part.outputs, *_read(plan, part)]
     return [value for value in read if value.literal is None]

@@ -109,7 +109,7 @@ def find_heads(
     taken: set[Op] = set()
     for op in reversed(program.ops):
         step = steps.get(op)
-        if step is None or op in taken or not _adds(step) or kind(op.primitive) is not Kind.SUM:
+        if step is None or op in taken or not _adds(step) or _is_pair(op):
             continue
         region = _Growth(steps, facts, directions, op, set(), skips=True).region()
         if region is None or not region.members or region.others:
@@ -141,8 +141,15 @@ def _behind_a_sum(op: Op, steps: Mapping[Op, Step], facts: FactTable) -> set[Op]
 
 
 def _adds(step: Step) -> bool:
-    sums = step.rule.merges and isinstance(step.route, Flow) and len(step.site.op.outputs) == 1
-    return sums and step.rule.left_out(step) is None
+    op = step.site.op
+    pools = step.rule.connects and step.site.facts.pools(op)
+    sums = isinstance(step.route, Flow) and len(op.outputs) == 1
+    return sums and (step.rule.merges or pools) and step.rule.left_out(step) is None
+
+
+def _is_pair(op: Op) -> bool:
+    """Whether a sum is one of two operands."""
+    return kind(op.primitive) is Kind.ELEMENTWISE
 
 
 def _moves(step: Step, facts: FactTable) -> bool:
@@ -255,7 +262,7 @@ class _Growth:
         """
         if self._activates(op):
             return not self._readers(op) & summed
-        pair = _adds(step) and kind(op.primitive) is Kind.ELEMENTWISE
+        pair = _adds(step) and _is_pair(op)
         whole = not self.skips or not pair or self._readers(op) <= activated
         return (_adds(step) and whole) or _moves(step, self.facts)
 
@@ -266,6 +273,8 @@ class _Growth:
     def _connects(self, step: Step) -> bool:
         op = step.site.op
         if not step.rule.connects or not isinstance(step.route, Flow) or is_product(op):
+            return False
+        if self.facts.pools(op):
             return False
         if step.contrastive and not step.rule.reverses:
             return False
@@ -301,7 +310,7 @@ class _Growth:
     def _is_read_inside_only(self, op: Op, inside: set[Op]) -> bool:
         readers = self._readers(op)
         leaves = any(value in self.facts.ends for value in op.outputs)
-        return bool(readers) and readers <= inside and not leaves and op.remats == self.top.remats
+        return bool(readers) and readers <= inside and not leaves
 
     def _mixed(self) -> set[Op]:
         """Moves and scales that stay outside: those of more than affine values, or than sums."""

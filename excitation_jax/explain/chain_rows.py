@@ -94,7 +94,7 @@ class Rows:
     ) -> list[tuple[State, list[np.ndarray]]]:
         """Eq. 6, 19: in proportion to the excitation."""
         step, op, rule = self.step, self.op, self.step.rule
-        weighted = kind(op.primitive) is Kind.AFFINE
+        weighted = kind(op.primitive) is Kind.AFFINE and not step.site.facts.pools(op)
         # Weights that depend on the input (attention) have no sign of their own.
         fixed = not all(facts.active for facts in step.site.operands)
         rows = np.ones(math.prod(op.outputs[0].shape)) * (1 if weighted else direction)
@@ -107,6 +107,11 @@ class Rows:
             for i in matrices if len(matrices) == 2 else ():
                 alone = places[i] @ ~constant[i] * (places[1 - i] @ constant[1 - i])
                 excitation[i] = np.where(alone[:, None] > 0, places[i], excitation[i])
+        if rule.clamped and step.site.facts.pools(op):  # a signal and constants, in many places
+            ((i, matrix),) = matrices.items()
+            places = (matrix > 0) & active(self.run, op.inputs[i], self.env)
+            alone = places.sum(axis=1) == 1
+            excitation[i] = np.where(alone[:, None], places, excitation[i])
         if (skip := rule.left_out(step)) is not None:
             excitation[skip] = np.zeros_like(excitation[skip])
             excitation[1 - skip] = np.abs(matrices[1 - skip])
@@ -127,7 +132,7 @@ class Rows:
             x = np.ravel(np.asarray(self.env[op.inputs[i]], float))
             return np.maximum(rows[:, None] * matrix, 0) * x[None, :]
         up, down = (activation(step, i, self.env, self.run, way) for way in (1, -1))
-        if kind(op.primitive) is Kind.AFFINE:
+        if kind(op.primitive) is Kind.AFFINE and not step.site.facts.pools(op):
             return np.maximum(rows[:, None] * matrix * before[None, :], 0) * up[None, :]
         push = rows[:, None] * matrix * before[None, :]
         layer = step.site.facts.is_learned_layer(op)
@@ -145,7 +150,7 @@ def lanes_of(
     plan, value = run.plan, op.inputs[i]
     if plan.ways.get(value) is not BOTH:
         return [(plan.lane(False, value, 1), np.ones(math.prod(value.shape)))]
-    layer = kind(op.primitive) is Kind.AFFINE
+    layer = kind(op.primitive) is Kind.AFFINE and not plan.facts.pools(op)
     if not layer and not resets(op, value, plan.facts, plan.neurons):
         way = direction * signs(sign, value, run)
     else:

@@ -22,6 +22,9 @@ from .intervals import FILL, INF
 from .primitives import ADDITIONS, Kind, indices, is_product, kind
 from .trace import Op, Value
 
+#: Stands for infinity, and by what least weight it still does.
+LARGE, NONE = 1e30, 1e-12
+
 #: Reads a constant's array.
 Reader = Callable[[Value], Any]
 
@@ -71,6 +74,8 @@ class ElementBounds:
             others = [self.facts[v] for v in op.inputs if not self.facts[v].active]
             unknown = any(x.known is None for x in others)
             return below or (unknown and (interval.low > -INF or interval.high < INF))
+        if self.facts.pools(op):  # by weights of which it is not looked up how they add up
+            return below or (-INF < interval.low < 0)
         if known.parent is not None or self.facts.is_learned_layer(op):
             return False  # a function of one neuron has a bound of its own, a layer none
         if how is Kind.SUM and op.primitive in (lax.reduce_window_sum_p, lax.cumsum_p):
@@ -120,22 +125,29 @@ class ElementBounds:
                 (a, b), (c, d) = (found[v] for v in op.inputs)
                 return a - d, b - c
 
+            pools = self.facts.pools(op)
+
             def operand(i: int, v: Value, end: int) -> Any:
                 if v in found:
-                    return found[v][end]
+                    return jnp.clip(found[v][end], -LARGE, LARGE) if pools else found[v][end]
                 if i in fixed:
                     return jnp.asarray(v.literal if v.literal is not None else read(v))
                 # A constant is its own bound; one that stands for minus infinity is nobody's.
                 number = constant(read, v)
                 return jnp.where(number <= FILL, least, number)
 
-            return tuple(
+            params = dict(op.params)
+            if pools:
+                params["preferred_element_type"] = None
+            made = [
                 compat.bind(
-                    op.primitive, op.params,
-                    *(operand(i, v, end) for i, v in enumerate(op.inputs)),
+                    op.primitive, params, *(operand(i, v, end) for i, v in enumerate(op.inputs))
                 )[op.outputs.index(value)]
                 for end in (0, 1)
-            )  # fmt: skip
+            ]
+            if pools:  # so that 0 times a missing bound is 0
+                made = [jnp.where(abs(x) >= LARGE * NONE, jnp.sign(x) * INF, x) for x in made]
+            return made[0], made[1]
 
         return both
 

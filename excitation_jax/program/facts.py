@@ -105,7 +105,9 @@ class FactTable(Questions, Forward):
         if function is not None and not (chooses and any(facts.active for facts in inputs)):
             self._visit_elementwise(op, inputs, function, found[0])
             return
-        interval = output_range(op, _without_fill(inputs))
+        interval = output_range(op, _of_signals(op, inputs))
+        if self.pools(op):
+            interval = intervals.pooled(op, *(facts.interval for facts in inputs))
         if gates.mixes(op, self):
             interval = ANYTHING  # as in a matrix product, which is a sum by weights
         moved = roles.moved_normaliser(op, self)
@@ -286,14 +288,18 @@ class FactTable(Questions, Forward):
         return None if any(x.learned for x in others) else self[value].parent
 
 
-def _without_fill(inputs: Sequence[Facts]) -> list[Interval]:
-    """The operands' ranges; for a fill value that stands for minus infinity, the signal's.
+def _of_signals(op: Op, inputs: Sequence[Facts]) -> list[Interval]:
+    """The operands' ranges; the signal's for constants beside it, which are no neurons.
 
-    The -1e9 of a masked maximum is not the bound of what the mask leaves.
+    So for a fill value that stands for minus infinity: the -1e9 of a masked maximum is not the
+    bound of what the mask leaves.
     """
     signal = next((facts.interval for facts in inputs if facts.active), None)
+    moves = kind(op.primitive) is Kind.MOVE
     return [
-        facts.interval if facts.active or signal is None or facts.interval.high > FILL else signal
+        facts.interval
+        if facts.active or signal is None or (facts.interval.high > FILL and not moves)
+        else signal
         for facts in inputs
     ]
 

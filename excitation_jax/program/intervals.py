@@ -95,6 +95,20 @@ def sum_of_window(op: Any, inputs: Sequence[Interval]) -> Interval:
     return product(inputs[0], Interval(0 if padded else count, count))
 
 
+def pooled(op: Any, a: Interval, b: Interval) -> Interval:
+    """Of a matrix product or convolution: of as many products as meet in one element."""
+    if "window_strides" in op.params:
+        kernel = op.inputs[1].shape
+        out = op.params["dimension_numbers"].rhs_spec[0]
+        count = math.prod(kernel) // kernel[out]
+        dilated = any(size != 1 for size in op.params["lhs_dilation"])
+        fewest = 0 if dilated or any(map(any, op.params["padding"])) else count
+    else:
+        (contracted, _), _ = op.params["dimension_numbers"]
+        fewest = count = math.prod(op.inputs[0].shape[axis] for axis in contracted)
+    return product(product(a, b), Interval(fewest, count))
+
+
 def sum_so_far(op: Any, inputs: Sequence[Interval]) -> Interval:
     """Of one element to all along an axis."""
     return product(inputs[0], Interval(1, op.inputs[0].shape[op.params["axis"]]))

@@ -33,6 +33,24 @@ def whole_number(value: Value, facts: FactTable) -> int | None:
     return None if known is None or np.size(known) != 1 else int(np.reshape(known, ()))
 
 
+def selects(op: Op, facts: FactTable) -> bool:
+    """Whether a matrix or a kernel of zeros and ones moves elements: ``x @ eye``, patches."""
+    if not facts.pools(op):
+        return False
+    at = next(i for i, value in enumerate(op.inputs) if not facts[value].active)
+    interval, weights = facts[op.inputs[at]].interval, None
+    if interval.high <= 1:
+        weights = numbers(op.inputs[at], facts)
+    if weights is None or not np.isin(weights, (0, 1)).all():
+        return False
+    if op.primitive is lax.conv_general_dilated_p:
+        out = op.params["dimension_numbers"].rhs_spec[0]
+        added = [i for i in range(weights.ndim) if i != out]
+        return at == 1 and bool((weights.sum(tuple(added)) <= 1).all())
+    contracted = op.params["dimension_numbers"][0][at]
+    return bool((weights.sum(tuple(contracted)) <= 1).all())
+
+
 def _numbers(value: Value, facts: FactTable, found: Found) -> np.ndarray | None:
     """As in `patterns`, of length 1 along axes on which it does not vary."""
     if value not in found:

@@ -21,6 +21,7 @@ from .bounds import Bounds, ElementBounds
 from .facts import FactTable
 from .gates import signal_factor
 from .intervals import INF
+from .known_numbers import selects
 from .primitives import ADDITIONS, Kind, Layout, indices, is_product, kind, layout
 from .record import Role
 from .slope import Signed, negative, sign_in_gate, sign_of, sign_of_gate, times, trend
@@ -38,6 +39,7 @@ class Reading:
       ops: from there up to the operand: moves, and products and sums with constants and gates.
       sign: of the constants in them, None where it is positive.
       gates: those of the operations that scale by a gate.
+      moves: those that put elements elsewhere.
     """
 
     value: Value
@@ -46,6 +48,7 @@ class Reading:
     ops: tuple[Op, ...]
     sign: Signed | None
     gates: frozenset[Op]
+    moves: frozenset[Op]
 
     @property
     def needed(self) -> list[Value]:
@@ -82,21 +85,20 @@ class Reading:
 
         for op in self.ops:
             followed = [i for i, v in enumerate(op.inputs) if v in found]
-            if kind(op.primitive) is Kind.MOVE:
-                fixed = indices(op.primitive)
+            if op in self.moves:
+                params, fixed = _in_dtype(op, dtype), fixed_operands(op)
                 operands = [
-                    number(v) if i in fixed
-                    else found[v] if v in found
+                    found[v] if v in found
+                    else number(v) if i in fixed
                     else compat.mark_varying(jnp.zeros(v.shape, dtype), v.varying)
                     for i, v in enumerate(op.inputs)
                 ]  # fmt: skip
-                made = compat.bind(op.primitive, op.params, *operands)
+                made = compat.bind(op.primitive, params, *operands)
             elif is_product(op):
                 (at,) = followed
                 scale = factor(op, op.inputs[1 - at])
                 pair = (found[op.inputs[0]], scale) if at == 0 else (scale, found[op.inputs[1]])
-                params = {**op.params, "preferred_element_type": dtype}
-                made = compat.bind(op.primitive, params, *pair)
+                made = compat.bind(op.primitive, _in_dtype(op, dtype), *pair)
             else:
                 (at, *_), amount = followed, found[op.inputs[followed[0]]]
                 if op.primitive is lax.mul_p:
@@ -122,12 +124,20 @@ class Reading:
             return constant.astype(dtype) if value.floating else constant
 
         for op in self.ops:
-            params = dict(op.params)
-            if is_product(op):
-                params["preferred_element_type"] = dtype
-            made = compat.bind_any(op.primitive, params, *map(operand, op.inputs))
+            made = compat.bind_any(op.primitive, _in_dtype(op, dtype), *map(operand, op.inputs))
             found.update(zip(op.outputs, made, strict=True))
         return found[self.value]
+
+
+def _in_dtype(op: Op, dtype: Any) -> dict[str, Any]:
+    if kind(op.primitive) is not Kind.AFFINE:
+        return op.params
+    return {**op.params, "preferred_element_type": dtype}
+
+
+def fixed_operands(op: Op) -> Sequence[int]:
+    """Of an operation that moves elements, the operands that say where they go."""
+    return range(2) if kind(op.primitive) is Kind.AFFINE else indices(op.primitive)
 
 
 class Neurons:
@@ -185,6 +195,8 @@ class Neurons:
         if op.nest is not None:
             return []
         active = [i for i, v in enumerate(op.inputs) if self.facts[v].active]
+        if selects(op, self.facts):
+            return active
         if kind(op.primitive) is Kind.MOVE:
             placed = all(i not in indices(op.primitive) and op.inputs[i].floating for i in active)
             known = op.primitive not in (compat.pvary_p, compat.reshard_p)
@@ -207,14 +219,18 @@ class Neurons:
         plain = sign is None and (value in neurons or self._is_plain(ops, lows, value))
         if plain and not bounds:
             return None
-        scales = [op for op in ops if kind(op.primitive) is not Kind.MOVE]
+        moves = frozenset(filter(self._moves, ops))
+        scales = [op for op in ops if op not in moves]
         gates = frozenset(op for op in scales if scaled(op, self.facts) is None)
-        return Reading(value, neurons, bounds, tuple(ops), sign, gates)
+        return Reading(value, neurons, bounds, tuple(ops), sign, gates, moves)
+
+    def _moves(self, op: Op) -> bool:
+        return kind(op.primitive) is Kind.MOVE or selects(op, self.facts)
 
     def _is_plain(self, ops: Sequence[Op], lows: set[float], value: Value) -> bool:
         """Whether the operand's own value less its own bound says the same."""
         low = self.facts[value].interval.low
-        scales = [op for op in ops if kind(op.primitive) is not Kind.MOVE]
+        scales = [op for op in ops if not self._moves(op)]
         if not scales:
             return lows == {low}
         for op in scales:
@@ -234,7 +250,7 @@ class Neurons:
         op = self.facts[value].producer
         followed = [] if op is None else self._followed(op)
         stops = not followed or self._is_own(value, op)
-        if not stops and op is not None and kind(op.primitive) is not Kind.MOVE:
+        if not stops and op is not None and not self._moves(op):
             stops = self._is_whole(value)
         if stops or op is None:
             low = self.facts[value].interval.low
@@ -269,7 +285,7 @@ class Neurons:
         """Of the constants in `ops`."""
         found: dict[Value, Signed | None] = dict.fromkeys(neurons)
         for op in ops:
-            if kind(op.primitive) is Kind.MOVE:
+            if self._moves(op):
                 found.update((out, _moved(op, k, found)) for k, out in enumerate(op.outputs))
                 continue
             (out,) = op.outputs
@@ -312,15 +328,15 @@ def _moved(op: Op, k: int, signs: Mapping[Value, Signed | None]) -> Signed | Non
 
     def read_all(read: Callable[[Value], Any]) -> jax.Array:
         def operand(i: int, v: Value) -> Any:
-            if i in indices(op.primitive):
+            if v not in given and i in fixed_operands(op):
                 return v.literal if v.literal is not None else read(v)
             sign = given.get(v)
             one = jnp.ones(v.shape)
             spread = one if sign is None else one * sign.read(read)
             return compat.mark_varying(spread, v.varying)
 
-        operands = (operand(i, v) for i, v in enumerate(op.inputs))
-        return compat.bind(op.primitive, op.params, *operands)[k]
+        operands = [operand(i, v) for i, v in enumerate(op.inputs)]
+        return compat.bind(op.primitive, _in_dtype(op, None), *operands)[k]
 
     return Signed(out.shape, read_all)
 

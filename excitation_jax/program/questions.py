@@ -122,8 +122,22 @@ class Questions:
         """Whether it sums with weights, not of shapes alone: a convolution, a dense layer."""
         if kind(op.primitive) is Kind.SUM:
             return len(op.inputs) == 1 and affine.weighted(op.inputs[0], self)
-        sums = kind(op.primitive) is Kind.AFFINE and not is_product(op)
-        return sums and any(self[value].learned for value in op.inputs)
+        return self.connects(op) and any(self[value].learned for value in op.inputs)
+
+    def connects(self, op: Op) -> bool:
+        """Whether it sums with weights that may be negative, of shapes alone or not."""
+        affine = kind(op.primitive) is Kind.AFFINE and not is_product(op)
+        return affine and not self.pools(op)
+
+    def pools(self, op: Op) -> bool:
+        """Whether it is a sum written with weights, which are known not to be negative (D0).
+
+        A mask, a window, an interpolation: ``einsum("npc,p->nc", x, ones / n)``.
+        """
+        if kind(op.primitive) is not Kind.AFFINE or is_product(op):
+            return False
+        constants = [self[value] for value in op.inputs if not self[value].active]
+        return len(constants) == 1 and constants[0].interval.low >= 0
 
     def module(self, op: Op) -> str | None:
         """The one module whose parameters an operation consumes (see modules.py)."""

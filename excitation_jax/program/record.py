@@ -84,7 +84,8 @@ def either(a: Facts, b: Facts, widen: bool = False) -> Facts:
     Args:
       widen: give up an end of the interval that has moved again from ``a`` to ``b``.
     """
-    low, high = intervals.union((a.interval, b.interval))
+    signals = [known for known in (a, b) if known.active] or [a, b]  # constants are no neurons
+    low, high = intervals.union(known.interval for known in signals)
     if widen:
         low = low if low == a.interval.low else -INF
         high = high if high == a.interval.high else INF

@@ -19,6 +19,7 @@ from jax import lax
 
 from . import compat
 from .primitives import Kind, kind
+from .spelling import Expressions, plainer
 from .trip_count import trip_count
 
 
@@ -108,7 +109,8 @@ class Program:
     ``parent`` is the program that holds the loop or branch whose body this one is. ``owners``
     names the modules that inputs are parameters of, ``path`` is the stack of scopes around all,
     ``closed_calls`` are jitted functions that are not opened; ``unchanged`` has the value behind
-    each stop_gradient, ``numbers`` the numpy arrays that the function's code holds.
+    each stop_gradient, ``numbers`` the numpy arrays that the function's code holds,
+    ``expressions`` finds equal ones.
     """
 
     inputs: tuple[Value, ...]
@@ -123,6 +125,7 @@ class Program:
     closed_calls: frozenset[str] = frozenset()
     unchanged: dict[Value, Value] = field(default_factory=dict)
     numbers: dict[Value, np.ndarray] = field(default_factory=dict)
+    expressions: Expressions = field(default_factory=Expressions)
 
     def all_ops(self, sharded: bool = True) -> Iterator[tuple[Program, Op]]:
         """Every operation with the program that holds it, those inside another one before it.
@@ -258,15 +261,21 @@ def _inline(
             outputs = _inline(program, inner, [*const_values, *inputs], here)
             env.update(zip(eqn.outvars, outputs, strict=True))
             continue
+        key = program.expressions.key(eqn, inputs, (here.path, here.call, here.remats))
+        if (known := program.expressions.find(key)) is not None:
+            env.update(zip(eqn.outvars, known, strict=True))
+            continue
         made = tuple(_value(var.aval, None, context.steps) for var in eqn.outvars)
         env.update(zip(eqn.outvars, made, strict=True))
+        program.expressions.note(key, made)
         if eqn.primitive is lax.stop_gradient_p:
             program.unchanged[made[0]] = program.unchanged.get(inputs[0], inputs[0])
         nest = _nest(program, eqn, inputs, here)
         index = len(program.ops)
+        primitive, params = plainer(eqn.primitive, eqn.params, inputs[0].shape if inputs else ())
         program.ops.append(
             Op(
-                index, eqn.primitive, eqn.params, inputs, made,
+                index, primitive, params, inputs, made,
                 here.path, here.call, here.remats, here.source_infos, nest,
             )
         )  # fmt: skip

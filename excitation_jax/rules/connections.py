@@ -38,10 +38,17 @@ def by_sign(sign: jax.Array, same: Excitation, other: Excitation) -> Excitation:
     )
 
 
-def with_constants(call: Call, h: jax.Array, active: jax.Array) -> Connections:
-    """Of a sum, where one summand alone may depend on the input: that is a shift (R5)."""
-    total, send = excitation(call, {}, h)
-    number, pass_on = excitation(call, {}, active)
+def with_constants(
+    call: Call, h: jax.Array, active: jax.Array, weights: dict[int, jax.Array]
+) -> Connections:
+    """Of a sum, where one summand alone may depend on the input: that is a shift (R5).
+
+    Args:
+      weights: of a pooling. Of which they are zero is no summand.
+    """
+    total, send = excitation(call, weights, h)
+    present = {i: (w > 0).astype(w.dtype) for i, w in weights.items()}
+    number, pass_on = excitation(call, present, active)
     alone = number == 1
 
     def down(r: jax.Array) -> jax.Array:

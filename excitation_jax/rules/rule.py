@@ -356,7 +356,7 @@ class Rule:
         """Shares of ``p`` (a tuple for several outputs): one array per operand, or None."""
         raise NotImplementedError
 
-    def joins(self, op: Op) -> bool:
+    def joins(self, step: Step) -> bool:
         """Whether `both` is less work than `backward` for each direction."""
         return False
 

@@ -141,7 +141,7 @@ def excitation_rules(
         lax.mul_p: Product(), lax.div_p: Quotient(),
         lax.max_p: Winner(), lax.min_p: Winner(), lax.select_n_p: Select(),
         lax.gather_p: Gather(), lax.scatter_p: Place(),
-        lax.scatter_add_p: PlacedSum(clamped, evenly),
+        lax.scatter_add_p: PlacedSum(clamped, merges, evenly),
         lax.scatter_max_p: PlacedWinner(), lax.scatter_min_p: PlacedWinner(),
         **dict.fromkeys((lax.psum_p, compat.psum_invariant_p), DeviceSum(merges, evenly)),
     }  # fmt: skip

@@ -12,8 +12,7 @@ from jax import lax
 
 from ..program.affine import centred, put_back
 from ..program.gates import signal_factor, tie
-from ..program.primitives import Kind, is_product, kind
-from ..program.trace import Op
+from ..program.primitives import is_product
 from .arithmetic import safe_divide, shared, unbroadcast
 from .connections import (
     Connections,
@@ -88,8 +87,8 @@ class Affine(Rule):
     def connections(self, call: Call, p: jax.Array) -> Connections:
         (source,) = call.sources
         weights = call.weights(but=source)
-        if not weights:
-            return self._summed(call, source)
+        if not weights or call.step.site.facts.pools(call.step.site.op):
+            return self._summed(call, source, weights)
         h = call.activation(source) if self.clamped else call.value(source)
         # Or else XLA may compute the positive parts of all weights early, and hold them all.
         p, weights = lax.optimization_barrier((p, weights))
@@ -123,16 +122,22 @@ class Affine(Rule):
 
         return Connections(h, excite)
 
-    def _summed(self, call: Call, source: int) -> Connections:
-        """Of a sum, which is a layer where the summands are products with learned constants."""
+    def _summed(self, call: Call, source: int, weights: dict[int, jax.Array]) -> Connections:
+        """Of a sum, which is a layer where the summands are products with learned constants.
+
+        Args:
+          weights: of a pooling, which are not negative.
+        """
         op = call.step.site.op
         signs = call.input_signs[source] if call.input_signs else None
         if not self.clamped or signs is None or not call.step.site.facts.is_learned_layer(op):
             h = call.towards(source, call.direction) if self.clamped else call.value(source)
             constant = call.constants(source) if self.clamped else None
-            if constant is None:
-                return Connections(h, lambda part: excitation(call, {}, h))
-            return with_constants(call, h, jnp.where(constant, 0, jnp.ones_like(h)))
+            if constant is None and not (weights and self.clamped):
+                return Connections(h, lambda part: excitation(call, weights, h))
+            active = jnp.ones_like(h)
+            active = active if constant is None else jnp.where(constant, 0, active)
+            return with_constants(call, h, active, weights)
         h = call.activation(source)
 
         def one_side(part: int) -> Excitation:
@@ -147,8 +152,8 @@ class Affine(Rule):
 
         return Connections(h, excite)
 
-    def joins(self, op: Op) -> bool:
-        return kind(op.primitive) is Kind.AFFINE and not is_product(op)
+    def joins(self, step: Step) -> bool:
+        return step.site.facts.connects(step.site.op)
 
     def both(self, call: Call, p: tuple[jax.Array, jax.Array]) -> Sequence[jax.Array | None]:
         """Z- = Z+ - L(h) needs no convolution where L(h) is the operation's own output."""
@@ -237,10 +242,11 @@ class PlacedSum(Rule):
     They share its P as the summands of a sum do (Eq. 19).
 
     Attributes:
-      clamped, evenly: as in `Affine`.
+      clamped, merges, evenly: as in `Affine`.
     """
 
     clamped: bool = True
+    merges: bool = False
     evenly: bool = False
     equation = "R4 sum, Eq. 19"
     shares = True

@@ -174,7 +174,7 @@ def test_rules_that_do_not_merge_have_no_regions() -> None:
 def test_a_value_that_something_else_reads_is_a_neuron_of_its_own() -> None:
     def model(x: jax.Array) -> jax.Array:
         y = x[:5] @ A
-        return y + x[5:] @ B + jax.nn.relu(y) @ np.eye(3, dtype=np.float32)
+        return y + x[5:] @ B + jax.nn.relu(y) @ -np.eye(3, dtype=np.float32)
 
     program, _, _ = trace(model, X)
     (region,) = analyse(program, program.inputs, ej.EXCITATION).regions.values()
