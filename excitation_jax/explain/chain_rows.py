@@ -107,7 +107,7 @@ class Rows:
             for i in matrices if len(matrices) == 2 else ():
                 alone = places[i] @ ~constant[i] * (places[1 - i] @ constant[1 - i])
                 excitation[i] = np.where(alone[:, None] > 0, places[i], excitation[i])
-        if rule.clamped and step.site.facts.pools(op):  # a signal and constants, in many places
+        if rule.clamped and step.site.facts.picks(op):  # one element, and zeros
             ((i, matrix),) = matrices.items()
             places = (matrix > 0) & active(self.run, op.inputs[i], self.env)
             alone = places.sum(axis=1) == 1

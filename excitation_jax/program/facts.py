@@ -108,8 +108,10 @@ class FactTable(Questions, Forward):
         interval = output_range(op, _of_signals(op, inputs))
         if self.pools(op):
             interval = intervals.pooled(op, *(facts.interval for facts in inputs))
-        if gates.mixes(op, self):
-            interval = ANYTHING  # as in a matrix product, which is a sum by weights
+        elif (mixed := gates.mixed(op, self)) is not None:
+            # Of a sum by weights no more is said than whether it may be negative.
+            positive = all(self[factor].interval.low >= 0 for factor in mixed)
+            interval = Interval(0, INF) if positive else ANYTHING
         moved = roles.moved_normaliser(op, self)
         for value, depends in zip(op.outputs, found, strict=True):
             facts = Facts(depends, interval, producer=op)
@@ -294,7 +296,9 @@ def _of_signals(op: Op, inputs: Sequence[Facts]) -> list[Interval]:
     So for a fill value that stands for minus infinity: the -1e9 of a masked maximum is not the
     bound of what the mask leaves.
     """
-    signal = next((facts.interval for facts in inputs if facts.active), None)
+    which = indices(op.primitive)
+    parts = (facts.interval for i, facts in enumerate(inputs) if facts.active and i not in which)
+    signal = next(parts, None)
     moves = kind(op.primitive) is Kind.MOVE
     return [
         facts.interval

@@ -63,25 +63,31 @@ def signal_factor(op: Op, facts: Any) -> int | None:
     return None
 
 
-def mixes(op: Op, facts: Any) -> bool:
-    """Whether a sum is one by gates as weights: ``(p[..., None] * values).sum(-2)``."""
+def mixed(op: Op, facts: Any) -> tuple[Value, Value] | None:
+    """The factors of a sum by gates as weights, which depend on the input; None for another one.
+
+    ``p @ values``, ``(p[..., None] * values).sum(-2)``
+    """
+    if kind(op.primitive) is Kind.AFFINE and not is_product(op):
+        both = all(facts[factor].active for factor in op.inputs)
+        return (op.inputs[0], op.inputs[1]) if both else None
     if op.primitive is not lax.reduce_sum_p:
-        return False
+        return None
     value = op.inputs[0]
     product = facts[unchanged(value, facts)].producer
     if product is None or product.primitive is not lax.mul_p or facts[value].parent is not None:
-        return False
+        return None
     if not all(facts[factor].active for factor in product.inputs):
-        return False
+        return None
     signal = signal_factor(product, facts)
     if signal is None:
-        return False
+        return None
     gate, axes = product.inputs[1 - signal], set(op.params["axes"])
     maker = facts[gate].producer
     if maker is not None and maker.primitive is lax.broadcast_in_dim_p:
         places = zip(maker.params["broadcast_dimensions"], maker.inputs[0].shape, strict=True)
         axes &= {place for place, size in places if size == gate.shape[place]}
-    return bool(axes)
+    return (product.inputs[0], product.inputs[1]) if axes else None
 
 
 def tie(op: Op, facts: Any) -> str:
@@ -159,13 +165,18 @@ def _is_repeated(value: Value, out: Value, facts: Known) -> bool:
 def _gate_strength(value: Value, facts: Known) -> int:
     """How surely a value only scales: 3 a normaliser, 2 in [0, 1], 1 bounded, 0 unknown.
 
-    A constant scale of a gate is a gate: ``softmax(scores) * mask``.
+    A constant scale of a gate is a gate: ``softmax(scores) * mask``. So are sums of gates by gates,
+    ``(softmax(largest)[..., None] * one_hot(which, n)).sum(-2)``.
     """
     known = facts[value]
     low, high = known.interval
     if known.role is Role.NORMALISER:
         return 3
     if low >= 0 and high <= 1:
+        return 2
+    maker = facts[through_layout(value, facts)].producer
+    factors = None if maker is None or maker.nest else mixed(maker, facts)
+    if factors is not None and all(_gate_strength(factor, facts) >= 2 for factor in factors):
         return 2
     own = 1 if low >= 0 and high < INF else 0
     scaled = _unscaled(value, facts)

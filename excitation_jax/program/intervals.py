@@ -124,16 +124,25 @@ _NEAR = np.linspace(-30, 30, 12001)
 _FAR = np.geomspace(1e-6, 1e6, 2401)
 #: Numbers at which functions of one number are tried.
 GRID = np.sort(np.concatenate([_NEAR, -_FAR, _FAR]))
-_DECADES = np.array([1e4, 1e5, 1e6])
+_DECADES = np.array([0.01, 0.1, 1.0])
 _BETWEEN = np.linspace(0, 1, 257)
 
 
 def minimum(function: Callable[[np.ndarray], np.ndarray], domain: Interval) -> float:
     """Minimum of an elementwise function on ``domain``; -inf where it falls without end."""
     points = np.clip(GRID, *domain)
-    with np.errstate(all="ignore"):
-        values = np.broadcast_to(function(points), points.shape)
-        ends = [function(np.clip(side * _DECADES, *domain)) for side in (-1, 1)]
+    values = _tried(function, points)
+    numbers = np.flatnonzero(~np.isnan(values))
+    if numbers.size == 0:
+        return -INF
+    inside = slice(numbers[0], numbers[-1] + 1)
+    if not _overflows(function, points[inside], domain):
+        return -INF
+    points, values = points[inside], values[inside]
+    ends = [
+        _tried(function, np.clip(abs(end) * side * _DECADES, points[0], points[-1]))
+        for side, end in ((-1, points[0]), (1, points[-1]))
+    ]
     if np.isposinf(values).all() or not np.all(np.isfinite(values) | np.isposinf(values)):
         return -INF
     # The grid is too coarse for a kink, as of max(x, 1 / (1 + x)): look closer, three times.
@@ -141,8 +150,7 @@ def minimum(function: Callable[[np.ndarray], np.ndarray], domain: Interval) -> f
         at = int(np.argmin(values))
         left, right = points[max(at - 1, 0)], points[min(at + 1, len(points) - 1)]
         points = left + (right - left) * _BETWEEN
-        with np.errstate(all="ignore"):
-            closer = np.broadcast_to(function(points), points.shape)
+        closer = _tried(function, points)
         if not closer.min() <= values[at]:
             break
         values = closer
@@ -154,3 +162,27 @@ def minimum(function: Callable[[np.ndarray], np.ndarray], domain: Interval) -> f
         if last < -1e-6 * max(1.0, abs(lowest)) and last <= before / 2:
             return -INF
     return lowest
+
+
+def _tried(function: Callable[[np.ndarray], np.ndarray], points: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return np.array(np.broadcast_to(function(points), points.shape), float)
+
+
+def _overflows(function: Callable, points: np.ndarray, domain: Interval) -> bool:
+    """Whether a function is a number throughout, but where parts of it overflow.
+
+    So ``(e - 1 / e) / (e + 1 / e)`` does far out, where it has come to its limit. Where it falls
+    towards the last of its numbers, these are the border of what it is defined on.
+
+    Args:
+      points: from the first number to the last one.
+    """
+    for edge, outermost in ((points[0], GRID[0]), (points[-1], GRID[-1])):
+        if edge == np.clip(outermost, *domain):
+            continue
+        halfway, last = _tried(function, np.array([edge / 2, edge]))
+        falls = not np.isfinite(halfway) or last < halfway - 1e-6 * max(1.0, abs(halfway))
+        if falls or abs(edge) < 10:
+            return False
+    return True

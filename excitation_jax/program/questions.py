@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from jax import lax
 
-from . import activity, affine, gates
+from . import activity, affine, gates, roles
 from .activity import Activity
 from .intervals import INF
 from .primitives import Kind, is_product, kind
@@ -132,12 +132,24 @@ class Questions:
     def pools(self, op: Op) -> bool:
         """Whether it is a sum written with weights, which are known not to be negative (D0).
 
-        A mask, a window, an interpolation: ``einsum("npc,p->nc", x, ones / n)``.
+        A window, an interpolation: ``einsum("npc,p->nc", x, ones / n)``. Arrays that are given as
+        such are weights of a layer, whatever their numbers.
         """
         if kind(op.primitive) is not Kind.AFFINE or is_product(op):
             return False
-        constants = [self[value] for value in op.inputs if not self[value].active]
-        return len(constants) == 1 and constants[0].interval.low >= 0
+        constants = [value for value in op.inputs if not self[value].active]
+        return len(constants) == 1 and self._positive_by_construction(constants[0])
+
+    def _positive_by_construction(self, constant: Value) -> bool:
+        if self[constant].interval.low < 0:
+            return False
+        given = self[roles.through_layout(constant, self)].producer is None
+        return not (given and self[constant].learned)
+
+    def picks(self, op: Op) -> bool:
+        """Whether a pooling may leave elements out: where one is left it is that one."""
+        constants = [self[value].interval for value in op.inputs if not self[value].active]
+        return self.pools(op) and constants[0].low == 0 and constants[0].high <= 1
 
     def module(self, op: Op) -> str | None:
         """The one module whose parameters an operation consumes (see modules.py)."""

@@ -1,58 +1,77 @@
-"""What is the same however it is spelled: an expression written twice, and a sum of one.
+"""What is the same however it is spelled: an expression written twice, a sum of one, and more.
 
 ``(x @ w) * sigmoid(x @ w)`` has one layer. An operation that reads the same values as an earlier
-one, in the same way, computes what that one did: taken for two neurons they would share what is one
-neuron's, and a function of one value would look like one of two. Only within a module, so that each
-keeps the layers that it has by name.
+one, in the same way, computes what that one did; taken for two neurons, a function of one value
+would look like one of two. Only within a module, so that each keeps the layers that it has by name,
+and of sums and layers only where they meet in such a function: what several sums read is a neuron
+of its own (D2), and a loop that is written out adds one layer's output in each of its steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from . import compat
+from .primitives import Kind, kind
 
-if TYPE_CHECKING:
-    from .trace import Value
+# Those of trace.py, which imports this file.
+Value: TypeAlias = Any
+Program: TypeAlias = Any
 
 #: What is written in order to be there twice, or to be found by its name.
 _KEPT = frozenset([compat.name_p, lax.optimization_barrier_p])
+_SUMS = (Kind.AFFINE, Kind.SUM)
+#: What an operation is: its primitive, and the rest.
+Key = tuple[Any, Hashable, Hashable, Hashable]
 
 
 class Expressions:
-    """The results of the operations met so far, by what each one is."""
+    """The results of the operations met so far, by what each one is.
+
+    Attributes:
+      twins: of sums and layers that are written again, the first ones.
+    """
 
     def __init__(self) -> None:
-        self._made: dict[Hashable, tuple[Value, ...]] = {}
+        self._made: dict[Key, tuple[Value, ...]] = {}
+        self.twins: dict[Value, Value] = {}
 
-    def key(self, eqn: Any, inputs: Sequence[Value], where: Hashable) -> Hashable | None:
-        """What is equal for equations of one result; None for those that always are their own.
+    def known(self, key: Key | None) -> tuple[Value, ...] | None:
+        """The results of an equal operation that may stand for this one's."""
+        return None if key is None or kind(key[0]) in _SUMS else self._made.get(key)
 
-        Args:
-          where: the calls around it.
-        """
-        if eqn.effects or eqn.primitive in _KEPT:
-            return None
-        params = tuple(sorted(eqn.params.items(), key=lambda item: item[0]))
-        key = eqn.primitive, tuple(map(_operand, inputs)), params, where
-        try:
-            hash(key)
-        except TypeError:  # parameters that hold arrays
-            return None
-        return key
-
-    def find(self, key: Hashable | None) -> tuple[Value, ...] | None:
-        """The results of an equal operation, if there was one."""
-        return None if key is None else self._made.get(key)
-
-    def note(self, key: Hashable | None, made: tuple[Value, ...]) -> None:
+    def note(self, key: Key | None, made: tuple[Value, ...]) -> None:
         """These are an operation's results."""
-        if key is not None:
-            self._made[key] = made
+        if key is None:
+            return
+        first = self._made.setdefault(key, made)
+        if first is not made:
+            self.twins.update(zip(made, first, strict=True))
+
+
+def expression(
+    primitive: Any, params: dict[str, Any], inputs: Sequence[Value], where: Hashable
+) -> Key | None:
+    """What is equal for operations of one result; None for those that always are their own.
+
+    Args:
+      where: the calls around it.
+    """
+    if primitive in _KEPT:
+        return None
+    given = tuple(sorted(params.items(), key=lambda item: item[0]))
+    key = primitive, tuple(map(_operand, inputs)), given, where
+    try:
+        hash(key)
+    except TypeError:  # parameters that hold arrays
+        return None
+    return key
 
 
 def _operand(value: Value) -> Hashable:
@@ -60,6 +79,57 @@ def _operand(value: Value) -> Hashable:
         return value
     number = np.asarray(value.literal)
     return number.dtype.str, value.dtype, number.shape, number.tobytes()
+
+
+def unify(program: Program) -> None:
+    """Takes sums and layers that are written twice for one, where a function meets both."""
+    again = _meeting(program)
+    if not again:
+        return
+    expressions = Expressions()
+    same: dict[Value, Value] = {}
+    ops, program.ops = program.ops, []
+    for op in ops:
+        op.inputs = tuple(same.get(value, value) for value in op.inputs)
+        if op.nest is None and again.issuperset(op.outputs):
+            same.update((v, program.expressions.twins[v]) for v in op.outputs)
+            continue
+        key = None
+        if kind(op.primitive) is Kind.ELEMENTWISE:
+            key = expression(op.primitive, op.params, op.inputs, (op.path, op.call, op.remats))
+        if (known := expressions.known(key)) is not None:
+            same.update(zip(op.outputs, known, strict=True))
+            continue
+        expressions.note(key, op.outputs)
+        op.index = len(program.ops)
+        program.ops.append(op)
+    program.outputs = tuple(same.get(value, value) for value in program.outputs)
+    program.unchanged = {v: same.get(before, before) for v, before in program.unchanged.items()}
+
+
+#: A function of more values than these is not looked at.
+_MOST = 16
+
+
+def _meeting(program: Program) -> set[Value]:
+    """The sums and layers of which an elementwise function reads the first writing, too."""
+    twins = program.expressions.twins
+    found: set[Value] = set()
+    bases: dict[Value, frozenset[Value]] = {}
+    for op in program.ops if twins else ():
+        plain = op.nest is None and kind(op.primitive) in (Kind.ELEMENTWISE, Kind.IDENTITY)
+        if not plain:
+            continue
+        every = (bases.get(value, frozenset([value])) for value in op.inputs)
+        met: frozenset[Value] = frozenset().union(*every)
+        found.update(v for v in met if v in twins and _first(v, twins) in met)
+        few: frozenset[Value] = met if len(met) <= _MOST else frozenset()
+        bases.update((value, few) for value in op.outputs)
+    return found
+
+
+def _first(value: Value, twins: dict[Value, Value]) -> Value:
+    return twins.get(value, value)
 
 
 _REDUCTIONS = (lax.reduce_sum_p, lax.reduce_max_p, lax.reduce_min_p, lax.reduce_prod_p)
@@ -84,3 +154,32 @@ def plainer(primitive: Any, params: dict[str, Any], shape: Sequence[int]) -> tup
     strides = tuple(params["window_strides"]) if primitive in _WINDOWS else None
     start, limit = (0,) * len(shape), tuple(shape)
     return lax.slice_p, {"start_indices": start, "limit_indices": limit, "strides": strides}
+
+
+def written_out(eqn: Any) -> tuple[Any, list[Any]] | None:
+    """``x.at[i].apply(f)`` as the selection that it is, a jaxpr and its constants: one of f(x), x.
+
+    None for any other operation.
+    """
+    params = eqn.params
+    if eqn.primitive is not lax.scatter_p or params["update_jaxpr"] is None:
+        return None
+
+    def selection(x: jax.Array, where: jax.Array, updates: jax.Array) -> jax.Array:
+        def function(element: jax.Array) -> jax.Array:
+            arguments = element, jnp.zeros_like(element)  # the second one is not read
+            return jax.core.eval_jaxpr(params["update_jaxpr"], params["update_consts"], *arguments)[
+                0
+            ]
+
+        for _ in x.shape:
+            function = jax.vmap(function)
+        nowhere, ones = jnp.zeros(x.shape, bool), jnp.ones(updates.shape, bool)
+        return jnp.where(
+            compat.scatter(lax.scatter_p, params, nowhere, where, ones), function(x), x
+        )
+
+    closed = jax.make_jaxpr(selection)(
+        *(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars)
+    )
+    return closed.jaxpr, closed.consts

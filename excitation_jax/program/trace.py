@@ -19,7 +19,7 @@ from jax import lax
 
 from . import compat
 from .primitives import Kind, kind
-from .spelling import Expressions, plainer
+from .spelling import Expressions, expression, plainer, unify, written_out
 from .trip_count import trip_count
 
 
@@ -199,6 +199,7 @@ def flatten(closed: Any, closed_calls: frozenset[str] = frozenset()) -> Program:
     context = _Context((), None, (), ())
     outputs = _inline(program, jaxpr, [*program.captured, *program.inputs], context)
     program.outputs = tuple(outputs)
+    unify(program)
     return program
 
 
@@ -249,8 +250,10 @@ def _inline(
             env[eqn.outvars[0]] = same
             continue
         stays = eqn.primitive is compat.jit_p and eqn.params["name"] in program.closed_calls
-        if eqn.primitive in compat.BODIES and not stays:
-            inner, const_values = _open(program, compat.body(eqn.primitive, eqn.params), here)
+        written = written_out(eqn)
+        if written is not None or (eqn.primitive in compat.BODIES and not stays):
+            body = written or compat.body(eqn.primitive, eqn.params)
+            inner, const_values = _open(program, body, here)
             if eqn.primitive is compat.jit_p:
                 name = _function_name(eqn.params["name"], inner)
                 here = here._replace(call=here.call or name)
@@ -261,8 +264,9 @@ def _inline(
             outputs = _inline(program, inner, [*const_values, *inputs], here)
             env.update(zip(eqn.outvars, outputs, strict=True))
             continue
-        key = program.expressions.key(eqn, inputs, (here.path, here.call, here.remats))
-        if (known := program.expressions.find(key)) is not None:
+        where = here.path, here.call, here.remats
+        key = None if eqn.effects else expression(eqn.primitive, eqn.params, inputs, where)
+        if (known := program.expressions.known(key)) is not None:
             env.update(zip(eqn.outvars, known, strict=True))
             continue
         made = tuple(_value(var.aval, None, context.steps) for var in eqn.outvars)
@@ -327,6 +331,7 @@ def _nest(program: Program, eqn: Any, inputs: Sequence[Value], context: _Context
         )
         _, const_values = _open(inner, (opened, consts), inside)
         inner.outputs = tuple(_inline(inner, opened, [*const_values, *arguments], inside))
+        unify(inner)
         return inner
 
     if eqn.primitive is compat.scan_p:

@@ -133,7 +133,8 @@ class Affine(Rule):
         if not self.clamped or signs is None or not call.step.site.facts.is_learned_layer(op):
             h = call.towards(source, call.direction) if self.clamped else call.value(source)
             constant = call.constants(source) if self.clamped else None
-            if constant is None and not (weights and self.clamped):
+            picks = self.clamped and call.step.site.facts.picks(op)
+            if constant is None and not picks:
                 return Connections(h, lambda part: excitation(call, weights, h))
             active = jnp.ones_like(h)
             active = active if constant is None else jnp.where(constant, 0, active)

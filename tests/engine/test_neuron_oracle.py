@@ -25,7 +25,7 @@ SEEDS, MORE = range(64), range(64, 300)
 EXACT = 1e-9
 
 #: The rules that the spellings may need.
-NEEDS = ("D1", "D2", "D3", "D4", "D5", "D7")
+NEEDS = ("D0", "D1", "D2", "D3", "D4", "D5", "D7")
 #: Identities that hide from a value's readers what it is made of: its elements' bounds (D4), and
 #: the parts of a sum (D2, D6), which do not cross a border yet.
 HIDING = ("cond", "scan of one step", "remat")
@@ -114,9 +114,8 @@ def parts(network: Network) -> list:
 
 #: For each rule: the switches that draw what needs it, the meaning, the spellings it makes right.
 LATER = {
-    "D0": (BUILT, winners.BUILT, (*NEEDS, "D0"), HIDING),
     "D4 across borders": (BUILT, winners.BUILT, NEEDS, ()),
-    "all but D10": (ALL, AGREED, ("D0", *NEEDS)),
+    "all but D10": (ALL, AGREED, NEEDS),
 }
 
 

@@ -25,7 +25,7 @@ some = settings(
     max_examples=15, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-NEEDS = ("D1", "D2", "D3", "D4", "D5", "D7")
+NEEDS = ("D0", "D1", "D2", "D3", "D4", "D5", "D7")
 
 
 @pytest.mark.parametrize("name", ["functions", "neurons", "winners", "layers", "generator"])
