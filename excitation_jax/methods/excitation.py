@@ -69,8 +69,23 @@ def c_mwp_star(
 ) -> jax.Array:
     """c-MWP* (IJCV18, Table 2): c-MWP at the layer before global pooling, where CAM is read.
 
-    There the two are the same map but for Z+ and Z- (Eq. 13-16): CAM is ``sum_c A_c (w+ - w-)``,
-    c-MWP* is ``sum_c A_c (Z+ w+ - Z- w-)``. Arguments, result and errors are those of `c_mwp`.
+    There the two are the same map but for Z+ and Z- (Eq. 14, 15): CAM is ``sum_c A_c (w+ - w-)``
+    (Eq. 16), c-MWP* is ``sum_c A_c (Z+ w+ - Z- w-)`` (Eq. 13). Of a fully convolutional network,
+    so in each window of an average that slides, by P(A0) there. Without an average it is zero
+    wherever a position has both, and says little.
+
+    Arguments, result and errors are those of `c_mwp`; layer "last" lies before the average.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from excitation_jax import methods
+    >>> def model(w, x):
+    ...     return jax.nn.relu(jax.lax.conv(x, w[0], (1, 1), "VALID")).mean((2, 3)) @ w[1]
+    >>> w = (jnp.eye(2)[..., None, None], jnp.array([[1.0], [-1.0]]))
+    >>> x = jnp.array([[[[2.0, 6.0]], [[2.0, 2.0]]]])  # Z+ is 1/8, Z- is 1/4
+    >>> print(methods.c_mwp_star(model, w, x, 0))
+    [[[0.   0.25]]]
+    >>> print(methods.cam(model, w, x, 0))  # a half of (2, 6) - (2, 2)
+    [[[0. 2.]]]
     """
     return c_mwp(model_fn, params, x, target, layer=layer, rules=rules)
 
