@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
     from .engine.plan import UnsupportedPrimitiveError
     from .explain import markov
     from .explain.calls import Excitation, attention_map, excitation_vjp, gate, layers, tag
+    from .explain.confidence import confidence_map
     from .explain.layer import Layer
     from .explain.nnx import nnx_fn
     from .explain.randomisation import RandomisationCheck, randomisation_check
@@ -53,6 +54,7 @@ __all__ = [
     "UnsupportedPrimitiveError",
     "attention_map",
     "combine",
+    "confidence_map",
     "data",
     "digits",
     "evaluation",
@@ -79,6 +81,7 @@ _DEFINED = {
     "engine.excite": ("excite",),
     "engine.plan": ("UnsupportedPrimitiveError",),
     "explain.calls": ("Excitation", "attention_map", "excitation_vjp", "gate", "layers", "tag"),
+    "explain.confidence": ("confidence_map",),
     "explain.layer": ("Layer",),
     "explain.nnx": ("nnx_fn",),
     "explain.randomisation": ("RandomisationCheck", "randomisation_check"),

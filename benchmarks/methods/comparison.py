@@ -43,6 +43,9 @@ STEPS = {
     "feedback": ({"iterations": 10}, 10, 2),
 }
 
+#: "cifar" is the ResNet-20.
+NETWORKS = ("squeezenet", "cifar", "cifar32")
+
 Grids = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -50,9 +53,10 @@ def load(network: str, weights: Path, images: Path, count: int) -> tuple[Any, An
     """The model function, its parameters, and the grids."""
     if network == "squeezenet":
         model, params = squeezenet.SqueezeNet(), squeezenet.load_npz(weights)
-        known = grid_pointing.recognised(model, params, images, 0.8)
+        known = grid_pointing.recognised(model, params, squeezenet.preprocess, images, 0.8)
     else:
-        model, params = cifar_resnet.CifarResNet(20), cifar_resnet.load_npz(weights, 20)
+        depth = 32 if network == "cifar32" else 20
+        model, params = cifar_resnet.CifarResNet(depth), cifar_resnet.load_npz(weights, depth)
         known = residual_rules.recognised(model, params, images, 0.99)
     return model.apply, params, list(grid_pointing.grids(*known, count, 0))
 
@@ -151,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("network", choices=["squeezenet", "cifar"])
+    parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--grids", type=int, default=100)

@@ -183,7 +183,8 @@ def _add_maps(parser: argparse.ArgumentParser, network: str, weights: str) -> No
     add(
         "--fully-convolutional",
         action="store_true",
-        help="scores at each position, over which the signal of a class is spread by a softmax",
+        help="scores at each position (of GoogLeNet and ResNet, behind an average that slides), "
+        "over which the signal of a class is spread by a softmax",
     )
     add(
         "--methods",

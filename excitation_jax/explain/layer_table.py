@@ -20,6 +20,7 @@ from ..program.trace import Op, Program, Value
 from ..rules.rule import Structure, Through
 from ..rules.ruleset import EXCITATION
 from .layer import Layer, LayerTable
+from .sliding import above_sliding_average
 
 #: IJCV18, Sec. 6.1.3: below about 14x14 of 224 pixels the localisation suffers.
 LARGEST_AUTO_STRIDE = 16
@@ -61,11 +62,13 @@ def find_layers(plan: Plan, geometry: Geometry) -> LayerTable:
     for paths in (standard, plan):
         crossed, below = paths.crossed_by_every_path(), paths.below(paths.contrasted)
         table.auto = table.auto or _choose_automatically(table, paths)
-        # Class activation maps are read at these, before global pooling, whatever the stride.
-        with_positions = [x for x in table if x.spatial_axes and x.value in crossed]
-        table.top = table.top or (with_positions[-1] if with_positions else None)
-        last = next((x for x in reversed(with_positions) if x.value in below), None)
-        table.last = table.last or last
+        # Class activation maps are read at these, before the average, whatever the stride.
+        with_positions = [x for x in reversed(table) if x.spatial_axes and x.value in crossed]
+        head = above_sliding_average(paths, paths.program.outputs)
+        table.top = table.top or next((x for x in with_positions if x.value not in head), None)
+        head |= above_sliding_average(paths, _read_by(paths, paths.contrasted))
+        last = (x for x in with_positions if x.value in below and x.value not in head)
+        table.last = table.last or next(last, None)
     return table
 
 
@@ -293,6 +296,10 @@ def choose(layers: LayerTable, name: str) -> Layer:
     )
 
 
+def _read_by(plan: Plan, ops: Sequence[Op]) -> list[Value]:
+    return [value for op in ops for value in plan.steps[op].sources]
+
+
 def _choose_automatically(layers: LayerTable, plan: Plan) -> Layer | None:
     """The highest activation that is worth a map, at a spatial stride of 16 at most.
 
@@ -309,8 +316,7 @@ def _choose_automatically(layers: LayerTable, plan: Plan) -> Layer | None:
     """
     crossed = plan.crossed_by_every_path()
     first = plan.below(plan.contrasted)
-    tops = [value for op in plan.contrasted for value in plan.steps[op].sources]
-    second = plan.below(plan.affine_below(tops)[0])
+    second = plan.below(plan.affine_below(_read_by(plan, plan.contrasted))[0])
     for below in (second, first):
         fitting = [
             layer

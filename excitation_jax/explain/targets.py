@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..program.fingerprint import fingerprint
+from ..rules.arithmetic import safe_divide
 
 Target = Any  # int | integer array | floating array | callable
 
@@ -24,7 +25,8 @@ def top_down_signal(outputs: Any, target: Target) -> Any:
         (N, 1) by all that see the batch.)
       target: one of
         - an int, or an integer array (N,): one unit per example, which gets probability 1. On a
-          score map the unit's scores, softmax-normalised over positions;
+          score map the unit's scores, softmax-normalised over positions (`confidence_map` has
+          other ways);
         - an integer array (N, K): K units per example, each with a pass of its own;
         - a floating array shaped like the outputs, (N, ...) or (N, K, ...): P(A0) itself;
         - a callable that maps outputs to P(A0): a pytree like theirs, None for an output that
@@ -91,12 +93,30 @@ def signal(outputs: Any, target: Target) -> tuple[Any, bool]:
     chosen = jax.nn.one_hot(target, outputs.shape[-1], dtype=dtype)
     if outputs.ndim <= 2:
         return chosen, several
-    positions = tuple(range(1, outputs.ndim - 1))
-    weights = jax.nn.softmax(outputs.astype(dtype), axis=positions)
+    return spread(chosen, several, over_positions(outputs.astype(dtype))), several
+
+
+def over_positions(scores: jax.Array, by: str = "softmax") -> jax.Array:
+    """Scores (N, h, w, C) as weights of positions, which sum to 1 for each class.
+
+    Args:
+      by: as of `confidence.confidence_map`. Where no score is positive, "positive" gives zeros.
+    """
+    positions = tuple(range(1, scores.ndim - 1))
+    if by == "softmax":
+        return jax.nn.softmax(scores, axis=positions)
+    if by == "sigmoid":  # by its logarithm: of very negative scores it is too small to divide by
+        return jax.nn.softmax(jax.nn.log_sigmoid(scores), axis=positions)
+    positive = jnp.maximum(scores, 0)
+    return safe_divide(positive, positive.sum(positions, keepdims=True))
+
+
+def spread(chosen: jax.Array, several: bool, weights: jax.Array) -> jax.Array:
+    """Units (N, [K,] C) over the positions of a score map by their weights (N, h, w, C)."""
+    positions = range(1, weights.ndim - 1)
     if several:
         weights = weights[:, None]
-    spread = jnp.expand_dims(chosen, tuple(axis + several for axis in positions))
-    return spread * weights, several
+    return jnp.expand_dims(chosen, tuple(axis + several for axis in positions)) * weights
 
 
 def check_target(outputs: Any, target: Target, x: Any = None) -> Target:

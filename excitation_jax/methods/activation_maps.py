@@ -26,9 +26,15 @@ def cam(
     The head is all that lies between the layer and the scores: global average pooling and a dense
     layer, say. The map then sums to the target's score less the biases.
 
+    Of a score map (a fully convolutional network), w_c is the slope of P(A0) summed over positions:
+    the class's weights, wherever P(A0) lies, as of a head that is alike at all positions. The map
+    then is the classifier's score at each position of the features, less the biases (IJCV18,
+    Eq. 16), also where an average slides over them.
+
     Args:
       model_fn, params, x, target: as in `gradient`. The model returns scores, not probabilities.
-      layer: as in `excitation_jax.attention_map`; "top" is what global pooling reads.
+      layer: as in `excitation_jax.attention_map`; "top" is what global pooling reads, or an
+        average that slides; without any, the score map itself.
 
     Returns:
       (N, H, W), or (N, K, H, W) for K targets, at the layer's own resolution.
@@ -38,7 +44,12 @@ def cam(
       name and source line.
     """
     names = () if layer is None else (layer,)
-    _require_linear_head(prepare(model_fn, (params, x), names, False, GRADIENT))
+    prepared = prepare(model_fn, (params, x), names, False, GRADIENT)
+    _require_linear_head(prepared)
+    if len(getattr(prepared.out_shape, "shape", ())) > 2:
+        found = _activations(model_fn, params, x, target, layer)
+        weights = found.share.sum(found.spatial_axes, keepdims=True)
+        return spatial_map(weights * found.value, found.prepared.read[0])
     return linear_approximation(model_fn, params, x, target, layer=layer)
 
 

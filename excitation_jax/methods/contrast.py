@@ -50,8 +50,7 @@ def contrastive(method: Method) -> Method:
       method: a method of this module. What is negated are the scores. Where an activation lies
         between the classifier and the scores (a softmax; SqueezeNet's ReLU before its global
         pooling), DeconvNet's map of the negated ones is zero, and MWP's that of the scores
-        themselves: for MWP there are `c_mwp` and `c_mwp_post_norm`, which negate the classifier's
-        weights.
+        themselves: for MWP there is `c_mwp`, which negates the classifier's weights.
 
     Returns:
       A method of the same signature, with the errors of the method.

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax import lax
 
 from ..explain.calls import attention_map
 from ..explain.targets import Target
+from ..explain.top_down import top_down
+from ..maps.combine import normalised
 from ..program.hints import Bounds
-from ..rules.rule import Call
-from ..rules.ruleset import EXCITATION, RuleSet
-from ..rules.sharing import Affine
+from ..rules.ruleset import EXCITATION, RuleSet, without_norm
 from .contrast import difference
 from .gradients import ModelFunction
 
@@ -72,38 +69,25 @@ def c_mwp_star(
 ) -> jax.Array:
     """c-MWP* (IJCV18, Table 2): c-MWP at the layer before global pooling, where CAM is read.
 
-    There the two are the same map but for Z+ and Z- (Eq. 13-16): CAM is ``sum_c A_c (w+ - w-)``,
-    c-MWP* is ``sum_c A_c (Z+ w+ - Z- w-)``. Arguments, result and errors are those of `c_mwp`.
+    There the two are the same map but for Z+ and Z- (Eq. 14, 15): CAM is ``sum_c A_c (w+ - w-)``
+    (Eq. 16), c-MWP* is ``sum_c A_c (Z+ w+ - Z- w-)`` (Eq. 13). Of a fully convolutional network,
+    so in each window of an average that slides, by P(A0) there. Without an average it is zero
+    wherever a position has both, and says little.
+
+    Arguments, result and errors are those of `c_mwp`; layer "last" lies before the average.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from excitation_jax import methods
+    >>> def model(w, x):
+    ...     return jax.nn.relu(jax.lax.conv(x, w[0], (1, 1), "VALID")).mean((2, 3)) @ w[1]
+    >>> w = (jnp.eye(2)[..., None, None], jnp.array([[1.0], [-1.0]]))
+    >>> x = jnp.array([[[[2.0, 6.0]], [[2.0, 2.0]]]])  # Z+ is 1/8, Z- is 1/4
+    >>> print(methods.c_mwp_star(model, w, x, 0))
+    [[[0.   0.25]]]
+    >>> print(methods.cam(model, w, x, 0))  # a half of (2, 6) - (2, 2)
+    [[[0. 2.]]]
     """
     return c_mwp(model_fn, params, x, target, layer=layer, rules=rules)
-
-
-@dataclass(frozen=True)
-class _ContrastWithoutNorm(Affine):
-    """The top layer's excitation as it is, not divided by its sum (Z+ and Z- of Eq. 14, 15)."""
-
-    reverses = False
-
-    def per_child(self, call: Call, p: jax.Array, total: jax.Array) -> jax.Array:
-        return p if call.contrastive else super().per_child(call, p, total)
-
-
-@dataclass(frozen=True)
-class _OneSide(Affine):
-    """Of the top layer's contrast, the classifier's side (1) or the negated one's (-1) alone."""
-
-    reverses = False
-
-    side: int = 1
-
-    def contrast(self, excite: Callable[[int], jax.Array]) -> jax.Array:
-        return excite(self.side)
-
-
-@functools.lru_cache(maxsize=32)
-def _with_top(rules: RuleSet, rule: Affine) -> RuleSet:
-    """The same set for the same rules each time: rule sets are keys of the compiled programs."""
-    return rules.replace({lax.conv_general_dilated_p: rule, lax.dot_general_p: rule})
 
 
 def c_mwp_without_norm(
@@ -115,13 +99,33 @@ def c_mwp_without_norm(
     layer: str | None = "auto",
     rules: RuleSet = EXCITATION,
 ) -> jax.Array:
-    """c-MWP "w/o norm" (IJCV18, Table 3): at the top layer ``h (w+ - w-)``, without Z+ and Z-.
+    """c-MWP "w/o norm" (IJCV18, 6.1.3, Table 3): the contrastive signal without Z of Eq. 6.
 
-    Arguments, result and errors are those of `c_mwp`.
+    At the top layer ``P h (w+ - w-)``, and at every affine operation below, pooling too,
+    ``P h w+``: a product of activations and weights along each path, where c-MWP has their shares.
+    The paper's network there has no sums; of a residual sum Eq. 19 is kept (see
+    `excitation_jax.rules.without_norm`). It shows what Z is for: use `c_mwp`.
+
+    Arguments and errors are those of `c_mwp`, and ValueError where the products leave float32:
+    they start at 2**-64, and may grow by 6e57. (At the pixels of SqueezeNet, whose input is 0 to
+    255, it is 1e38 or more, and below 1e32 in the other networks of the registry with weights.)
+
+    Returns:
+      Maps (N, [K,] H, W), cut off at zero and scaled so that each sums to one: without Z they
+      have no unit.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from excitation_jax import methods
+    >>> def model(w, x):
+    ...     return jax.nn.relu(jax.lax.conv(x, w[0], (1, 1), "VALID")).mean((2, 3)) @ w[1]
+    >>> w = (jnp.eye(2)[..., None, None], jnp.array([[1.0], [-1.0]]))
+    >>> x = jnp.array([[[[2.0, 6.0]], [[2.0, 0.0]]]])  # of the means 4 and 1
+    >>> print(methods.c_mwp_without_norm(model, w, x, 0))  # of 4 (2, 6) - 1 (2, 0)
+    [[[0.2 0.8]]]
+    >>> print(methods.c_mwp(model, w, x, 0))  # of (1/4, 3/4) - (1, 0)
+    [[[0.   0.75]]]
     """
-    return c_mwp(
-        model_fn, params, x, target, layer=layer, rules=_with_top(rules, _ContrastWithoutNorm())
-    )
+    return normalised(_without_norm(model_fn, params, x, target, layer, rules, (1, -1)))
 
 
 def c_mwp_post_norm(
@@ -133,12 +137,44 @@ def c_mwp_post_norm(
     layer: str | None = "auto",
     rules: RuleSet = EXCITATION,
 ) -> jax.Array:
-    """c-MWP "post-norm" (IJCV18, Table 3): normalised at the layer that is read.
+    """c-MWP "post-norm" (IJCV18, 6.1.3, Table 3): normalised at the layer that is read alone.
 
-    The maps of the classifier and of the negated one are divided by their sums there, and then
-    subtracted and cut off at zero. Where no probability is lost on the way, that is c-MWP, at the
-    cost of two. Arguments, result and errors are those of `c_mwp`.
+    The map and its reverse, of the negated classifier, are each made as in `c_mwp_without_norm`,
+    divided by their sums (L1), subtracted, and cut off at zero: two passes. Arguments and errors
+    are those of `c_mwp_without_norm`.
+
+    Returns:
+      Maps (N, [K,] H, W) of at most 1 in sum.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from excitation_jax import methods
+    >>> def model(w, x):
+    ...     return jax.nn.relu(jax.lax.conv(x, w[0], (1, 1), "VALID")).mean((2, 3)) @ w[1]
+    >>> w = (jnp.eye(2)[..., None, None], jnp.array([[1.0], [-1.0]]))
+    >>> x = jnp.array([[[[2.0, 6.0]], [[2.0, 2.0]]]])
+    >>> print(methods.c_mwp_post_norm(model, w, x, 0))  # (1/4, 3/4) - (1/2, 1/2)
+    [[[0.   0.25]]]
     """
-    sides = [_with_top(rules, _OneSide(side=side)) for side in (1, -1)]
-    maps = [c_mwp(model_fn, params, x, target, layer=layer, rules=one) for one in sides]
-    return difference(*maps)
+    up = _without_norm(model_fn, params, x, target, layer, rules, (1,))
+    return difference(up, -_without_norm(model_fn, params, x, target, layer, rules, (-1,)))
+
+
+def _without_norm(
+    model_fn: ModelFunction, params: Any, x: Any, target: Target, layer: str | None,
+    rules: RuleSet, sides: tuple[int, ...],
+) -> jax.Array:  # fmt: skip
+    """The signed map of a contrastive pass without Z, times 2**-64."""
+    plain = without_norm(rules, sides)
+    found = top_down(
+        model_fn, params, x, target, layer, contrastive=True, rules=plain, start=_small
+    )
+    return found.map()
+
+
+def _small(outputs: jax.Array, p: jax.Array) -> jax.Array:
+    """P(A0), so small that products of activations along a path of 30 layers stay in float32.
+
+    Smaller still, and what little an average pooling hands on would be denormal. No scale for each
+    layer would do: all paths, also those that skip layers, must be scaled alike.
+    """
+    return p * 2.0**-64

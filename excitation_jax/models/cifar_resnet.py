@@ -72,6 +72,7 @@ class CifarResNet(nn.Module):
             features (N, 64).
         fully_convolutional: scores at each position (N, h, w, num_classes) instead of logits;
             see `heads.classify`.
+        average_window: of the fully convolutional form; see `heads.classify`.
 
     Raises:
         ValueError: `depth` is not 6 n + 2.
@@ -80,6 +81,7 @@ class CifarResNet(nn.Module):
     depth: int = 20
     num_classes: int | None = 10
     fully_convolutional: bool = False
+    average_window: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -92,7 +94,9 @@ class CifarResNet(nn.Module):
             for block in range(blocks):
                 stride = 2 if stage > 1 and block == 0 else 1
                 x = BasicBlock(features, stride, name=f"layer{stage}_{block}")(x)
-        return classify(x, self.num_classes, self.fully_convolutional, "linear")
+        return classify(
+            x, self.num_classes, self.fully_convolutional, "linear", self.average_window
+        )
 
 
 def preprocess(images: Image | np.ndarray) -> jax.Array:

@@ -25,6 +25,8 @@ from .pooling import LocalResponseNorm, MaxPool
 
 Form = Literal["torchvision", "caffe"]
 
+#: Of the last average, on 224x224 images, in positions.
+WINDOW = 7
 #: Roughly the size of the papers' dictionary of tags for stock photographs.
 NUM_TAGS = 18000
 
@@ -113,6 +115,7 @@ class GoogLeNet(nn.Module):
             features (N, 1024).
         fully_convolutional: scores at each position (N, h, w, num_classes) instead of logits;
             see `heads.classify`.
+        average_window: of the fully convolutional form; see `heads.classify`.
         form: "caffe" (bvlc_googlenet: local response normalisation, BGR minus the mean) or
             "torchvision" (BatchNorm, RGB).
 
@@ -123,6 +126,7 @@ class GoogLeNet(nn.Module):
     num_classes: int | None = 1000
     fully_convolutional: bool = False
     form: Form = "torchvision"
+    average_window: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -145,7 +149,7 @@ class GoogLeNet(nn.Module):
             elif block == "5a":
                 x = MaxPool(3 if caffe else 2, 2, name="pool4")(x)
             x = Inception(block, self.form, name=f"inception{block}")(x)
-        return classify(x, self.num_classes, self.fully_convolutional, "fc")
+        return classify(x, self.num_classes, self.fully_convolutional, "fc", self.average_window)
 
 
 def tag_classifier(num_tags: int | None = NUM_TAGS, fully_convolutional: bool = False) -> GoogLeNet:
@@ -154,4 +158,4 @@ def tag_classifier(num_tags: int | None = NUM_TAGS, fully_convolutional: bool = 
     Like every network here it returns logits, (N, num_tags); each tag's probability is their
     sigmoid. Excitation is the same from either, since a sigmoid passes probability unchanged.
     """
-    return GoogLeNet(num_tags, fully_convolutional, form="caffe")
+    return GoogLeNet(num_tags, fully_convolutional, form="caffe", average_window=WINDOW)

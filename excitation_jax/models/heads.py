@@ -67,19 +67,41 @@ class Dense(nn.Module):
 
 
 def classify(
-    x: jax.Array, num_classes: int | None, fully_convolutional: bool, name: str
+    x: jax.Array,
+    num_classes: int | None,
+    fully_convolutional: bool,
+    name: str,
+    average_window: int | None = None,
 ) -> jax.Array:
     """The global average of a feature map (N, H, W, C) and the linear classifier behind it.
 
+    Args:
+        average_window: the side in positions of the average of the fully convolutional form: it
+            slides, without padding, over the map (IJCV18, 6.1.1; Oquab et al. 2015), and is cut to
+            the map's size where that is smaller. None: nothing is averaged.
+
     Returns:
         (N, num_classes) logits; (N, C) features where num_classes is None. With
-        `fully_convolutional` nothing is averaged: the classifier's scores at each position
-        (N, H, W, num_classes), whose spatial mean is the logits; or the feature map itself.
+        `fully_convolutional` the classifier's scores at each position of the window,
+        (N, H - w + 1, W - w + 1, num_classes), or at each position (N, H, W, num_classes), whose
+        spatial mean is the logits; where num_classes is None, the feature map itself.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from excitation_jax.models import resnet
+    >>> def shape(**options):
+    ...     model = resnet.ResNet(depth=18, fully_convolutional=True, **options)
+    ...     x = jax.ShapeDtypeStruct((1, 224, 320, 3), jnp.float32)
+    ...     return jax.eval_shape(model.init_with_output, jax.random.key(0), x)[0].shape
+    >>> shape(), shape(average_window=7)
+    ((1, 7, 10, 1000), (1, 1, 4, 1000))
     """
     if not fully_convolutional:
         x = jnp.mean(x, axis=(1, 2))
     if num_classes is None:
         return x
+    if fully_convolutional and average_window is not None:
+        height, width = (min(average_window, size) for size in x.shape[1:3])
+        x = nn.avg_pool(x, (height, width))
     return Dense(num_classes, fully_convolutional=fully_convolutional, name=name)(x)
 
 

@@ -48,6 +48,7 @@ class MobileNetV1(nn.Module):
             features (N, 1024 width).
         fully_convolutional: scores at each position (N, h, w, num_classes) instead of logits;
             see `heads.classify`.
+        average_window: of the fully convolutional form; see `heads.classify`.
         width: multiplies the number of channels of every layer; the paper has 1, 0.75, 0.5 and
             0.25.
     """
@@ -55,6 +56,7 @@ class MobileNetV1(nn.Module):
     num_classes: int | None = 1000
     fully_convolutional: bool = False
     width: float = 1.0
+    average_window: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -80,7 +82,9 @@ class MobileNetV1(nn.Module):
             width = x.shape[-1]
             x = convolution(x, width, 3, stride, width, f"conv_dw_{i}")
             x = convolution(x, int(channels * self.width), 1, 1, 1, f"conv_pw_{i}")
-        return classify(x, self.num_classes, self.fully_convolutional, "conv_preds")
+        return classify(
+            x, self.num_classes, self.fully_convolutional, "conv_preds", self.average_window
+        )
 
 
 def load_npz(path: str | os.PathLike[str], width: float = 0.25) -> dict[str, Any]:

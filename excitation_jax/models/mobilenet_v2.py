@@ -77,10 +77,12 @@ class MobileNetV2(nn.Module):
             features (N, 1280).
         fully_convolutional: scores at each position (N, h, w, num_classes) instead of logits;
             see `heads.classify`.
+        average_window: of the fully convolutional form; see `heads.classify`.
     """
 
     num_classes: int | None = 1000
     fully_convolutional: bool = False
+    average_window: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -94,7 +96,9 @@ class MobileNetV2(nn.Module):
                 x = InvertedResidual(expansion, features, first_stride, name=f"block{block}")(x)
                 block += 1
         x = nn.relu6(nn.Conv(1280, (1, 1), name="head")(x))
-        return classify(x, self.num_classes, self.fully_convolutional, "logits")
+        return classify(
+            x, self.num_classes, self.fully_convolutional, "logits", self.average_window
+        )
 
 
 def preprocess(image: Image | np.ndarray, size: tuple[int, int] = (224, 224)) -> jax.Array:

@@ -23,11 +23,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from . import cifar_resnet, mobilenet_v1, mobilenet_v2, squeezenet
+from . import cifar_resnet, googlenet, mobilenet_v1, mobilenet_v2, resnet, squeezenet
 from .cnn_s import CNNS
-from .googlenet import NUM_TAGS, GoogLeNet
 from .preprocessing import Preprocessing, caffe_bgr, imagenet_rgb, symmetric_rgb
-from .resnet import ResNet
 from .vgg import VGG16
 
 # ImageNet's mean colour as the VGG group and as Caffe's own networks have it. CNN-S and ResNet-50
@@ -77,7 +75,9 @@ class ModelSpec:
             num_classes: number of logits; None leaves the classifier out and gives features
                 (N, C); "own" is `self.num_classes`.
             fully_convolutional: scores at each position (N, h, w, num_classes), or the feature
-                map, of images of any size. The variables are the same.
+                map, of images of any size. The variables are the same. GoogLeNet's and ResNet's
+                last average slides as a window of 7x7 positions, as in the papers; the other
+                networks that average globally have scores at each position of the feature map.
         """
         if num_classes == "own":
             num_classes = self.num_classes
@@ -108,6 +108,11 @@ class ModelSpec:
         return jax.nn.sigmoid(scores) if self.independent else jax.nn.softmax(scores)
 
 
+# The papers' networks average over a window that slides (IJCV18, 6.1.1).
+_GOOGLENET = functools.partial(googlenet.GoogLeNet, average_window=googlenet.WINDOW)
+_RESNET = functools.partial(resnet.ResNet, average_window=resnet.WINDOW)
+
+
 def _cifar(depth: int) -> ModelSpec:
     return ModelSpec(
         f"cifar_resnet{depth}",
@@ -124,13 +129,13 @@ def _with_attention(depth: int) -> ModelSpec:
     return ModelSpec(
         f"resnet{depth}_tdam",
         "resnet_tdam",
-        functools.partial(ResNet, depth=depth, attention_stages=(4,)),
+        functools.partial(_RESNET, depth=depth, attention_stages=(4,)),
         imagenet_rgb(),
     )
 
 
 _TORCHVISION, _WITH_TIMM, _CAFFE = ("torchvision",), ("torchvision", "timm"), ("caffe",)
-_CAFFE_GOOGLENET = functools.partial(GoogLeNet, form="caffe")
+_CAFFE_GOOGLENET = functools.partial(_GOOGLENET, form="caffe")
 _SQUEEZENET_1_0 = functools.partial(squeezenet.SqueezeNet, version="1.0", final_padding=0)
 _SQUEEZENET_1_1 = functools.partial(squeezenet.SqueezeNet, version="1.1", final_padding=0)
 
@@ -145,7 +150,7 @@ _SPECS = (
         "vgg16_caffe", "vgg16", VGG16, caffe_bgr(_VGG_BGR), attention_layer="pool4", sources=_CAFFE
     ),
     ModelSpec(
-        "googlenet", "googlenet", GoogLeNet, imagenet_rgb(), attention_layer="pool2",
+        "googlenet", "googlenet", _GOOGLENET, imagenet_rgb(), attention_layer="pool2",
         sources=_TORCHVISION,
     ),
     ModelSpec(
@@ -154,19 +159,19 @@ _SPECS = (
     ),
     ModelSpec(
         "googlenet_tags", "googlenet", _CAFFE_GOOGLENET, caffe_bgr(_CAFFE_BGR),
-        num_classes=NUM_TAGS, class_names=None, attention_layer="pool2", sources=_CAFFE,
+        num_classes=googlenet.NUM_TAGS, class_names=None, attention_layer="pool2", sources=_CAFFE,
         independent=True,
     ),
     ModelSpec(
-        "resnet18", "resnet", functools.partial(ResNet, depth=18), imagenet_rgb(),
+        "resnet18", "resnet", functools.partial(_RESNET, depth=18), imagenet_rgb(),
         sources=_WITH_TIMM,
     ),
     ModelSpec(
-        "resnet50", "resnet", functools.partial(ResNet, depth=50), imagenet_rgb(),
+        "resnet50", "resnet", functools.partial(_RESNET, depth=50), imagenet_rgb(),
         attention_layer="layer3_5", sources=_WITH_TIMM,
     ),
     ModelSpec(
-        "resnet50_caffe", "resnet", functools.partial(ResNet, depth=50, form="caffe"),
+        "resnet50_caffe", "resnet", functools.partial(_RESNET, depth=50, form="caffe"),
         caffe_bgr(_VGG_BGR), attention_layer="layer3_5", sources=_CAFFE,
     ),
     ModelSpec(

@@ -26,6 +26,8 @@ from .tdam import TopDownAttention
 
 Form = Literal["torchvision", "caffe"]
 
+#: Of the last average, on 224x224 images, in positions.
+WINDOW = 7
 # Blocks in each of the four stages.
 _STAGES = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
@@ -99,6 +101,7 @@ class ResNet(nn.Module):
             features (N, 512 or 2048).
         fully_convolutional: scores at each position (N, h, w, num_classes) instead of logits;
             see `heads.classify`.
+        average_window: of the fully convolutional form; see `heads.classify`.
         depth: 18 or 50.
         form: "torchvision" (RGB; a bottleneck's stride is in its 3x3), or for depth 50 "caffe"
             (the authors' release: BGR minus the mean; the stride is in the first 1x1, conv1 has a
@@ -116,6 +119,7 @@ class ResNet(nn.Module):
     depth: int = 50
     form: Form = "torchvision"
     attention_stages: tuple[int, ...] = ()
+    average_window: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -148,4 +152,4 @@ class ResNet(nn.Module):
                 x = TopDownAttention(group, name=f"attention{stage}")(x)
             else:
                 x = group(x)
-        return classify(x, self.num_classes, self.fully_convolutional, "fc")
+        return classify(x, self.num_classes, self.fully_convolutional, "fc", self.average_window)

@@ -175,12 +175,21 @@ def _gate_strength(value: Value, facts: Known) -> int:
     if low >= 0 and high <= 1:
         return 2
     maker = facts[through_layout(value, facts)].producer
-    factors = None if maker is None or maker.nest else mixed(maker, facts)
-    if factors is not None and all(_gate_strength(factor, facts) >= 2 for factor in factors):
+    if maker is not None and maker.nest is None and _sums_gates(maker, facts):
         return 2
     own = 1 if low >= 0 and high < INF else 0
     scaled = _unscaled(value, facts)
     return own if scaled is None else max(own, _gate_strength(scaled, facts))
+
+
+def _sums_gates(op: Op, facts: Known) -> bool:
+    """Whether gates are mixed by gates, or put beside zeros: ``zeros.at[which].add(p)``."""
+    if op.primitive is lax.scatter_add_p:
+        beside = facts[op.inputs[0]]
+        zeros = not beside.active and beside.known == 0
+        return zeros and _gate_strength(op.inputs[2], facts) >= 2
+    factors = mixed(op, facts)
+    return factors is not None and all(_gate_strength(f, facts) >= 2 for f in factors)
 
 
 def _unscaled(value: Value, facts: Known) -> Value | None:

@@ -95,7 +95,7 @@ def unify(program: Program) -> None:
             same.update((v, program.expressions.twins[v]) for v in op.outputs)
             continue
         key = None
-        if kind(op.primitive) is Kind.ELEMENTWISE:
+        if _is_elementwise(op):
             key = expression(op.primitive, op.params, op.inputs, (op.path, op.call, op.remats))
         if (known := expressions.known(key)) is not None:
             same.update(zip(op.outputs, known, strict=True))
@@ -117,8 +117,7 @@ def _meeting(program: Program) -> set[Value]:
     found: set[Value] = set()
     bases: dict[Value, frozenset[Value]] = {}
     for op in program.ops if twins else ():
-        plain = op.nest is None and kind(op.primitive) in (Kind.ELEMENTWISE, Kind.IDENTITY)
-        if not plain:
+        if op.nest is not None or not _is_elementwise(op):
             continue
         every = (bases.get(value, frozenset([value])) for value in op.inputs)
         met: frozenset[Value] = frozenset().union(*every)
@@ -126,6 +125,11 @@ def _meeting(program: Program) -> set[Value]:
         few: frozenset[Value] = met if len(met) <= _MOST else frozenset()
         bases.update((value, few) for value in op.outputs)
     return found
+
+
+def _is_elementwise(op: Any) -> bool:
+    plain = kind(op.primitive) in (Kind.ELEMENTWISE, Kind.IDENTITY)
+    return plain or op.primitive is lax.select_n_p
 
 
 def _first(value: Value, twins: dict[Value, Value]) -> Value:

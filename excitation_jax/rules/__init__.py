@@ -22,6 +22,7 @@ from .ruleset import (
     EXCITATION_TORCHRAY,
     EXCITATION_UNMERGED,
     RuleSet,
+    without_norm,
 )
 from .sharing import Affine, DeviceSum, PlacedSum, Sum
 
@@ -51,4 +52,5 @@ __all__ = [
     "Winner",
     "Within",
     "safe_divide",
+    "without_norm",
 ]

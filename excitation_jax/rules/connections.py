@@ -46,15 +46,20 @@ def with_constants(
     Args:
       weights: of a pooling. Of which they are zero is no summand.
     """
-    total, send = excitation(call, weights, h)
-    present = {i: (w > 0).astype(w.dtype) for i, w in weights.items()}
-    number, pass_on = excitation(call, present, active)
-    alone = number == 1
 
-    def down(r: jax.Array) -> jax.Array:
-        return h * send(jnp.where(alone, 0, r)) + active * pass_on(jnp.where(alone, r, 0))
+    def excite(part: int) -> Excitation:
+        sent = positive(weights, part)
+        total, send = excitation(call, sent, h)
+        present = {i: (w > 0).astype(w.dtype) for i, w in sent.items()}
+        number, pass_on = excitation(call, present, active)
+        alone = number == 1
 
-    return Connections(jnp.ones_like(h), lambda part: (jnp.where(alone, 1, total), down))
+        def down(r: jax.Array) -> jax.Array:
+            return h * send(jnp.where(alone, 0, r)) + active * pass_on(jnp.where(alone, r, 0))
+
+        return jnp.where(alone, 1, total), down
+
+    return Connections(jnp.ones_like(h), excite)
 
 
 def positive(weights: dict[int, jax.Array], part: int) -> dict[int, jax.Array]:

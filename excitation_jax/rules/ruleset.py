@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -149,6 +150,45 @@ def excitation_rules(
     rows = {primitive: row for primitive, row in TABLE.items() if primitive is not compat.reshard_p}
     table = {p: by_kind[row.kind] for p, row in rows.items() if row.kind in by_kind} | exceptions
     return RuleSet(name, MappingProxyType(table))
+
+
+@functools.lru_cache(maxsize=64)
+def without_norm(rules: RuleSet, sides: tuple[int, ...] = (1, -1)) -> RuleSet:
+    """The rules without Z of Eq. 6: at every affine operation a child gets ``P h w+``.
+
+    What arrives is no probability (IJCV18, 6.1.3, "w/o norm"). Pooling counts as affine; the sum of
+    two signals keeps the quotient of Eq. 19, between what its summands are: each layer of a sum is
+    a neuron of its own. Where nothing excites an affine operation, nothing is handed on. w are the
+    layer's own weights, with the sign of a scale behind them (a BatchNorm's), not its size.
+
+    Args:
+      rules: any rules; those of a user's own are left as they are.
+      sides: of a contrastive pass, those that the top layer sends: ``(1, -1)`` the target's less
+        the negated classifier's, ``(1,)`` the target's alone, ``(-1,)`` the other's, negative.
+
+    Returns:
+      The same object for the same arguments: rule sets are keys of compiled programs.
+
+    >>> import jax, jax.numpy as jnp
+    >>> import excitation_jax as ej
+    >>> rules = ej.rules.without_norm(ej.EXCITATION)
+    >>> f = ej.excite(lambda x: x @ jnp.array([2.0, 1.0]), rules=rules)
+    >>> jax.vjp(f, jnp.array([3.0, 5.0]))[1](jnp.float32(1))[0].tolist()
+    [6.0, 5.0]
+    """
+
+    def changed(rule: Rule) -> Rule:
+        if isinstance(rule, Affine):
+            return replace(rule, merges=False, evenly=False, normalises=False, sides=sides)
+        return replace(rule, merges=False) if isinstance(rule, Sum | DeviceSum) else rule
+
+    return replace(
+        rules,
+        name=f"{rules.name} without norm",
+        table=MappingProxyType({key: changed(rule) for key, rule in rules.table.items()}),
+        calls=MappingProxyType({key: changed(rule) for key, rule in rules.calls.items()}),
+        scopes=tuple((pattern, without_norm(scope, sides)) for pattern, scope in rules.scopes),
+    )
 
 
 #: The rules of the papers, for any network (design: R1 to R9).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from jax import lax
 from ..program.affine import centred, put_back
 from ..program.gates import signal_factor, tie
 from ..program.primitives import is_product
-from .arithmetic import safe_divide, shared, unbroadcast
+from .arithmetic import safe_divide, shared, times, unbroadcast
 from .connections import (
     Connections,
     Excitation,
@@ -44,20 +44,29 @@ class Affine(Rule):
       clamped: h is the activation of `Call.activation`; otherwise the value as it is.
       merges: as a sum (an average pooling, say), is one neuron with the layers that it alone reads.
       evenly: where nothing excites, all children get the same (D10).
+      normalises: divide by Z. Without, a child gets ``P h w+``, which is no probability; then
+        ``merges`` and ``evenly`` must be False (see `ruleset.without_norm`).
+      sides: of a contrast, those that are sent: the classifier's (1), the negated one's (-1).
     """
 
     effective: bool = True
     clamped: bool = True
     merges: bool = False
     evenly: bool = False
+    normalises: bool = True
+    sides: tuple[int, ...] = (1, -1)
     equation = "R1 affine, Eq. 6"
     contrasts = True
     shares = True
-    connects = reverses = True
+    connects = True
 
     @property
     def directed(self) -> bool:  # type: ignore[override]
         return self.effective
+
+    @property
+    def reverses(self) -> bool:  # type: ignore[override]
+        return self.normalises and self.sides == (1, -1)
 
     def route(self, site: Site) -> Route:
         if is_product(site.op):
@@ -77,9 +86,11 @@ class Affine(Rule):
 
         def excite(part: int) -> jax.Array:
             totals[part], send = connected.excite(part)
-            return send(self.per_child(call, p, totals[part]))
+            return send(self._per_child(p, totals[part]))
 
-        shares = shared(self.contrast(excite) if call.contrastive else excite(1), connected.h)
+        sides = self.sides if call.contrastive else (1,)
+        first, *rest = (excite(1) if side > 0 else -excite(-1) for side in sides)  # Eq. 8, 9
+        shares = self._share(sum(rest, first), connected.h)
         if call.evenly:
             shares += handed_on(call, source, left_over(p, totals[1]))
         return [shares if i == source else None for i in range(len(call.operands))]
@@ -135,7 +146,7 @@ class Affine(Rule):
             constant = call.constants(source) if self.clamped else None
             picks = self.clamped and call.step.site.facts.picks(op)
             if constant is None and not picks:
-                return Connections(h, lambda part: excitation(call, weights, h))
+                return Connections(h, lambda part: excitation(call, positive(weights, part), h))
             active = jnp.ones_like(h)
             active = active if constant is None else jnp.where(constant, 0, active)
             return with_constants(call, h, active, weights)
@@ -162,21 +173,19 @@ class Affine(Rule):
         (total, send), (less, send_less) = connected.excite(1), connected.excite(-1)
         if call.output is not None:
             less = jnp.maximum(total - call.output.astype(call.dtype), 0)
-        ratios = send(self.per_child(call, p[0], total)) + send_less(
-            self.per_child(call, p[1], less)
-        )
-        shares = shared(ratios, connected.h)
+        ratios = send(self._per_child(p[0], total)) + send_less(self._per_child(p[1], less))
+        shares = self._share(ratios, connected.h)
         if call.evenly:
             shares += handed_on(call, source, left_over(p[0], total) + left_over(p[1], less))
         return [shares if i == source else None for i in range(len(call.operands))]
 
-    def per_child(self, call: Call, p: jax.Array, total: jax.Array) -> jax.Array:
+    def _per_child(self, p: jax.Array, total: jax.Array) -> jax.Array:
         """P / Z: what a child gets per unit of its excitation, of which ``total`` is the sum."""
-        return safe_divide(p, total)
+        return safe_divide(p, total) if self.normalises else p
 
-    def contrast(self, excite: Callable[[int], jax.Array]) -> jax.Array:
-        """Eq. 8, 9: the excitation less that of the negated classifier, ``excite(-1)``."""
-        return excite(1) - excite(-1)
+    def _share(self, ratio: jax.Array, h: jax.Array) -> jax.Array:
+        """Where h is not finite, Z is not either; without Z, h itself must say so."""
+        return shared(ratio, h) if self.normalises else times(ratio, h)
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,9 @@ class StrongestChild(Affine):
     `methods.winner_take_all`. Of several, the excitations that they give a child add up.
     """
 
+    normalises: bool = False
     equation = "winner-take-all"
     contrasts = False
-
-    def per_child(self, call: Call, p: jax.Array, total: jax.Array) -> jax.Array:
-        return p
 
     def backward(self, call: Call, p: jax.Array) -> Sequence[jax.Array | None]:
         return [

@@ -161,6 +161,36 @@ def test_larger_images_have_a_score_map_in_the_fully_convolutional_form_only(nam
         jax.eval_shape(convolutional.apply, variables, image(64, 224))
 
 
+@pytest.mark.parametrize("name", [s.name for s in SPECS.values() if s.family not in WINDOWED])
+def test_the_average_of_the_papers_networks_slides(name: str) -> None:
+    """7x7 positions of stride 32 on 224x320: 7x10 positions have 1x4 places for it."""
+    (dense, convolutional), _ = small(SPECS[name])
+    variables = shapes_of(dense, (224, 224))
+    places = jax.eval_shape(convolutional.apply, variables, image(224, 320)).shape[1:3]
+    slides = SPECS[name].family in ("googlenet", "resnet", "resnet_tdam")
+    assert (places == (1, 4)) == slides
+
+
+@pytest.mark.parametrize("side", [1, 3, 9])
+def test_scores_are_those_of_the_average_in_each_window(side: int) -> None:
+    """By a loop over windows, which are cut to the feature map of 6x8."""
+    options = {"depth": 8, "fully_convolutional": True}
+    model = models.cifar_resnet.CifarResNet(**options, average_window=side)
+    features = models.cifar_resnet.CifarResNet(num_classes=None, **options)
+    x = image(24, 32)
+    variables = model.init(jax.random.key(0), x)
+    linear = {name: np.asarray(value) for name, value in variables["params"]["linear"].items()}
+    rest = {key: value for key, value in variables["params"].items() if key != "linear"}
+    found = model.apply(variables, x)[0]
+    a = np.asarray(features.apply({**variables, "params": rest}, x))[0]
+    high, wide = min(side, 6), min(side, 8)
+    assert found.shape == (7 - high, 9 - wide, 10)
+    for row, column in np.ndindex(found.shape[:2]):
+        mean = a[row : row + high, column : column + wide].mean((0, 1))
+        expected = mean @ linear["kernel"] + linear["bias"]
+        np.testing.assert_allclose(found[row, column], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "least"), [("vgg16", 193), ("cnn_s", 211)])
 def test_the_smallest_image_is_as_stated(name: str, least: int) -> None:
     (dense, model), _ = small(SPECS[name])

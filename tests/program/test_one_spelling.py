@@ -78,10 +78,9 @@ def test_names_and_remat_calls_keep_what_they_have() -> None:
         return ej.tag(a, "first") + ej.tag(a, "second") + b + c + jnp.sin(x) + jnp.sin(x)
 
     program, _, _ = trace(model, jnp.ones(3))
-    assert sum(op.primitive is lax.sin_p for op in program.ops) == 4  # a, b, remat's, the last two
-    assert {layer.name for layer in ej.layers(lambda p, x: model(x), (), jnp.ones((1, 3)))} >= {
-        "first", "second"
-    }  # fmt: skip
+    made = [op.primitive.name for op in program.ops]
+    assert made.count("sin") == 4  # a's, b's, that of the remat call, and the last two
+    assert made.count("name") == 2
 
 
 # -- sums by known weights, and sums of one ------------------------------------------------------
