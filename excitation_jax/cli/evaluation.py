@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import __version__, data
 from ..data.records import Dataset, Example
+from ..data.run_directory import write_whole
 from ..evaluation import plots, runner
 from ..evaluation.again import Look
 from ..evaluation.boxes import localisation as boxes
@@ -25,9 +26,9 @@ from ..evaluation.pointing.gallery import PointingGallery
 from ..evaluation.pointing.table import CENTRE, PointingTable
 from ..evaluation.points import canvas_of
 from ..evaluation.progress import Bar, bar
-from ..evaluation.store import Store, write_whole
+from ..evaluation.store import Store
 from ..training.checkpoints import digest
-from . import evaluation_setup
+from . import dependence, evaluation_setup
 
 
 def pointing_game(arguments: argparse.Namespace) -> str:
@@ -56,24 +57,21 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         shown.announce(f"loading {arguments.model}")
         model = evaluation_setup.load_model(arguments, len(dataset.classes), dataset.name)
         shown.announce("tracing the methods")
-        functions, titles = evaluation_setup.map_functions(arguments, model)
-        game = pointing.PointingGame(dataset, functions, rules, difficult, arguments.blur)
-        settings = {
+        made = evaluation_setup.map_functions(arguments, model)
+        game = pointing.PointingGame(dataset, made.functions, rules, difficult, arguments.blur)
+        contents = {
             "experiment": "pointing game",
-            "methods": list(functions),
-            "rules": asdict(rules),
-            "difficult": difficult_name,
-            "blur": arguments.blur,
-            "plain": arguments.plain,
+            "maps": made.content(arguments),
+            "rules": {**asdict(rules), "difficult": difficult_name},
         }
-        store = records(arguments, game, model, dataset, settings, shown)
+        store = records(arguments, game, model, dataset, contents, shown)
         if store is None:
             return unfinished(arguments)
         beside = published.pointing(dataset.name, len(dataset.classes), model.name)
         table = PointingTable(
             dataset.name,
             dataset.classes,
-            {**titles, CENTRE: "centre"},
+            {**made.titles, CENTRE: "centre"},
             pointing.count(store.blocks()),
             len(dataset),
             rules,
@@ -109,26 +107,26 @@ def box_localisation(arguments: argparse.Namespace) -> str:
         shown.announce(f"loading {arguments.model}")
         model = evaluation_setup.load_model(arguments, len(dataset.classes), dataset.name)
         shown.announce("tracing the methods")
-        functions, titles = evaluation_setup.map_functions(arguments, model)
+        made = evaluation_setup.map_functions(arguments, model)
         experiment = boxes.BoxLocalisation(
-            dataset, functions, model.preprocessing, blur=arguments.blur
+            dataset, made.functions, model.preprocessing, blur=arguments.blur
         )
-        settings = {
-            "experiment": "boxes",
-            "methods": list(functions),
-            "alphas": list(experiment.alphas),
-            "overlap": boxes.OVERLAP,
-            "blur": arguments.blur,
-            "plain": arguments.plain,
+        contents = {
+            "experiment": {
+                "name": "boxes",
+                "alphas": list(experiment.alphas),
+                "overlap": boxes.OVERLAP,
+            },
+            "maps": made.content(arguments),
         }
-        store = records(arguments, experiment, model, dataset, settings, shown)
+        store = records(arguments, experiment, model, dataset, contents, shown)
         if store is None:
             return unfinished(arguments)
         held_out = len(range(0, len(dataset), arguments.held_out))
         table = BoxTable(
             dataset.name,
             dataset.classes,
-            {**titles, WHOLE: "the whole photograph"},
+            {**made.titles, WHOLE: "the whole photograph"},
             experiment.alphas,
             boxes.count(store.blocks(), experiment, arguments.held_out),
             len(dataset) - held_out,
@@ -149,22 +147,28 @@ def records(
     experiment: runner.Experiment,
     model: evaluation_setup.Model,
     dataset: Dataset[Any],
-    settings: Mapping[str, Any],
+    contents: Mapping[str, Any],
     shown: Bar,
 ) -> Store | None:
     """The records of an experiment, all of them, or None where other processes are still at work.
 
-    settings: all that they depend on, but for what every experiment depends on.
+    contents: by part of `dependence.EVALUATION`, all that they depend on, but for what every
+        experiment depends on.
     """
     common = {
-        "version": __version__,
-        "data": f"{dataset.name}, {len(dataset)} images, {evaluation_setup.digest_of(dataset)}",
-        "model": f"{model.name}, {digest(model.variables)}",
+        "data": f"{len(dataset)} images, {evaluation_setup.digest_of(dataset)}",
+        "network": {
+            "name": model.name,
+            "variables": digest(model.variables),
+            "fully_convolutional": arguments.fully_convolutional,
+        },
         "input": repr(model.preprocessing),
+        "batch": arguments.batch,
     }
+    settings = dependence.settings(arguments, dependence.EVALUATION, {**common, **contents})
     store = Store(
         arguments.out,
-        {**common, **settings},
+        {"version": __version__, **settings},
         count=len(dataset),
         shape=experiment.shape,
         dtype=experiment.dtype,

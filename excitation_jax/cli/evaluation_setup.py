@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable
@@ -32,6 +33,26 @@ class Model(NamedTuple):
     variables: Any
     preprocessing: Preprocessing
     layers: dict[str, str]
+
+
+class Maps(NamedTuple):
+    """Methods by "name" or "name@layer".
+
+    functions: that make maps. titles: what to call them. layers: where they are read; empty where
+    that is not said.
+    """
+
+    functions: dict[str, MapFunction]
+    titles: dict[str, str]
+    layers: dict[str, str]
+
+    def content(self, arguments: argparse.Namespace) -> dict[str, Any]:
+        """All that the maps depend on, the network and its input apart, of what JSON can hold.
+
+        arguments: blur and plain of `evaluation_options`.
+        """
+        # By layer, too: where a method is read by default may change while its name does not.
+        return {"layers": self.layers, "blur": arguments.blur, "plain": arguments.plain}
 
 
 def join(arguments: argparse.Namespace) -> None:
@@ -175,18 +196,15 @@ def load_model(
     return Model(name, network.apply, variables, preprocessing, layers)
 
 
-def map_functions(
-    arguments: argparse.Namespace, model: Model
-) -> tuple[dict[str, MapFunction], dict[str, str]]:
-    """Functions and titles by "name" or "name@layer"; each has been traced once.
+def map_functions(arguments: argparse.Namespace, model: Model) -> Maps:
+    """The methods; each has been traced once.
 
     arguments: methods, model and plain of `evaluation_options`.
 
     Raises:
         ValueError: no method or an unknown one is named, or one has no meaning for the network.
     """
-    functions: dict[str, MapFunction] = {}
-    titles: dict[str, str] = {}
+    found = Maps({}, {}, {})
     image = jax.ShapeDtypeStruct((1, *model.preprocessing.size, 3), jnp.float32)
     classes = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     for given in filter(None, map(str.strip, arguments.methods.split(","))):
@@ -203,11 +221,12 @@ def map_functions(
         except ValueError as error:
             raise ValueError(f"{given} on {arguments.model}: {error}") from error
         key = f"{method.name}@{layer}" if "@" in given else method.name
-        functions[key] = PlacedMaps(function, None if arguments.plain else grid)
-        titles[key] = f"{method.title} at {layer}" if "@" in given else method.title
-    if not functions:
+        found.functions[key] = PlacedMaps(function, None if arguments.plain else grid)
+        found.titles[key] = f"{method.title} at {layer}" if "@" in given else method.title
+        found.layers[key] = layer
+    if not found.functions:
         raise ValueError(f"--methods names none: {', '.join(methods.names())}")
-    return functions, titles
+    return found
 
 
 def _maps(
@@ -222,8 +241,9 @@ def _maps(
 
 
 def digest_of(dataset: Dataset[Example]) -> str:
-    """A short name for the annotations, wherever the photographs are."""
+    """A short name for the annotations and the photographs' sizes, in whatever folder they are."""
     found = hashlib.sha256(repr(dataset.classes).encode())
     for example in dataset:
-        found.update(repr((example.key, example.size, example.objects)).encode())
+        stored = example.path.stat().st_size if example.path else None
+        found.update(repr((stored, dataclasses.replace(example, path=None))).encode())
     return found.hexdigest()[:16]

@@ -51,9 +51,9 @@ def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
     assert evaluate(capsys, *call) == out
     assert (tmp_path / "run" / "pointing.json").read_bytes() == content
     error = refusal(capsys, "pointing", *call, "--tolerance", "10")
-    assert "holds records of other settings (rules was " in error
+    assert "holds records of other settings (--tolerance was 15, is 10.0)" in error
     error = refusal(capsys, "pointing", *call, "--plain")
-    assert "holds records of other settings (plain was " in error
+    assert "holds records of other settings (--plain was False, is True)" in error
     (tmp_path / "run" / "records" / "c" / "0" / "0" / "0").write_bytes(b"?")
     assert "c/0/0/0 are damaged: remove the file" in refusal(capsys, "pointing", *call)
 
@@ -206,7 +206,7 @@ def test_a_larger_view_and_scores_at_each_position(capsys, tmp_path, voc, weight
     out = evaluate(capsys, *call, "--side", "48", "--fully-convolutional", "--out", tmp_path / "a")
     assert "3 images, 4 pairs" in out
     found = json.loads((tmp_path / "a" / "settings.json").read_text())
-    assert "resize=(48, 48), crop=None, warp=True" in found["input"]
+    assert "resize=(48, 48), crop=None, warp=True" in found["input"]["content"]
 
 
 def test_help_shows_how_to_begin(capsys):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from excitation_jax.data import Dataset, Example
+from excitation_jax.data.run_directory import write_whole
 from excitation_jax.evaluation import runner
-from excitation_jax.evaluation.store import Store, write_whole
+from excitation_jax.evaluation.store import Store
 from excitation_jax.models import Preprocessing
 
 PROGRAM = Path(__file__).with_name("small_evaluation.py")
