@@ -14,6 +14,7 @@ import numpy as np
 from .. import __version__, data
 from ..data.records import Dataset, Example
 from ..data.run_directory import write_whole
+from ..digits.scenes import SIDE
 from ..evaluation import plots, runner
 from ..evaluation.again import Look
 from ..evaluation.boxes import localisation as boxes
@@ -43,7 +44,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
     """
     evaluation_setup.join(arguments)
     rules = pointing.TORCHRAY if arguments.rules == "torchray" else pointing.PAPER
-    rules = replace(rules, tolerance=arguments.tolerance)
+    rules = replace(rules, tolerance=_tolerance(arguments))
     evaluation_setup.check_run(arguments)
     _check_gallery(arguments)
     with bar() as shown:
@@ -67,6 +68,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         store = records(arguments, game, model, dataset, contents, shown)
         if store is None:
             return unfinished(arguments)
+        outcomes = list(pointing.outcomes(store.blocks()))
         beside = published.pointing(dataset.name, len(dataset.classes), model.name)
         table = PointingTable(
             dataset.name,
@@ -75,12 +77,12 @@ def pointing_game(arguments: argparse.Namespace) -> str:
             pointing.count(store.blocks()),
             len(dataset),
             rules,
+            pointing.intervals(outcomes, len(dataset.classes), rules),
             beside.scores if beside else None,
             beside.title(read) if beside else "",
         )
         report = [finished(arguments, "pointing", table)]
         write_whole(arguments.out / "pointing.png", _plot(table))
-        outcomes = list(pointing.outcomes(store.blocks()))
         look, network = _look(arguments, model, dataset)
         gallery = PointingGallery(outcomes, look, network, game, table)
         report += _drawn(arguments, gallery, shown)
@@ -257,11 +259,19 @@ def _plot(table: PointingTable) -> bytes:
             table.counts.hits[:, subset],
             table.counts.pairs[:, subset],
             [table.score(method, subset) for method in range(len(table.methods))],
+            None if table.intervals is None else table.intervals[:, subset],
         )
         for subset, title in enumerate(("all pairs", "difficult pairs"))
     ]
     title = f"Pointing game, {table.title}, {table.images} images"
     return plots.png(plots.per_category(title, [*table.methods.values()], table.classes, panels))
+
+
+def _tolerance(arguments: argparse.Namespace) -> float:
+    """As the user says, or the papers': the digits' scenes are as small as the network's input."""
+    if arguments.tolerance is not None:
+        return float(arguments.tolerance)
+    return pointing.tolerance_of(SIDE) if arguments.data == "digits" else pointing.PAPER.tolerance
 
 
 def _difficult(

@@ -40,6 +40,7 @@ def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
     content = (tmp_path / "run" / "pointing.json").read_bytes()
     found = json.loads(content)
     assert list(found["methods"]) == ["mwp", "centre"]
+    assert found["tolerance"] == 6.4  # 15 of 224 pixels, of 96
     assert found["methods"]["mwp"]["all"] > 0.8 > found["methods"]["centre"]["all"]
     pairs = sum(
         len(e.categories()) for e in evaluation_setup.read_examples(namespace("digits", limit=4))
@@ -51,7 +52,7 @@ def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
     assert evaluate(capsys, *call) == out
     assert (tmp_path / "run" / "pointing.json").read_bytes() == content
     error = refusal(capsys, "pointing", *call, "--tolerance", "10")
-    assert "holds records of other settings (--tolerance was 15, is 10.0)" in error
+    assert "holds records of other settings (--tolerance was not given, is 10.0)" in error
     error = refusal(capsys, "pointing", *call, "--plain")
     assert "holds records of other settings (--plain was False, is True)" in error
     (tmp_path / "run" / "records" / "c" / "0" / "0" / "0").write_bytes(b"?")
@@ -68,9 +69,11 @@ def test_a_run_is_to_be_looked_at(capsys, tmp_path):
     (tmp_path / "gallery" / "index.html").write_text("of an older version")
     assert evaluate(capsys, *call, gallery=2) == out
     assert (tmp_path / "gallery" / "index.html").read_text() == page
-    found = json.loads((tmp_path / "pointing.json").read_text())["methods"]["mwp"]["hits"]
+    found = json.loads((tmp_path / "pointing.json").read_text())["methods"]["mwp"]
+    low, high = found["hits"]["share_interval_95"]
+    assert low < found["hits"]["share"] == found["hits"]["hits"] / found["hits"]["pairs"] <= high
     low, high = found["interval_95"]
-    assert low < found["hits"] / found["pairs"] <= high
+    assert low <= found["all"] <= high
 
 
 @pytest.fixture

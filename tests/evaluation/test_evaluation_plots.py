@@ -44,7 +44,7 @@ def test_every_share_is_where_it_belongs_and_what_is_absent_is_left_out():
     figure = plots.per_category("title", ["x", "y", "z"], names, [all_pairs, difficult])
     axes = figure.axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels == ["mean over categories", "all pairs, 95 %", "a", "b", "c", "d"]
+    assert labels == ["mean over categories", "share of all pairs, 95 %", "a", "b", "c", "d"]
     found = [line.get_xydata() for line in axes.lines]
     for m in range(3):
         for row, c in enumerate((0, 1, 3, 4), 2):

@@ -1,5 +1,6 @@
 """The pointing game's scores against an implementation of loops, on random maps and regions."""
 
+import json
 import math
 
 import jax
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from excitation_jax import maps, metrics
 from excitation_jax.data import Dataset, Example, Object, is_difficult
 from excitation_jax.data.pipeline import Batch
+from excitation_jax.evaluation.choice import Outcome
 from excitation_jax.evaluation.pointing import pointing_game as pointing
 from excitation_jax.evaluation.pointing.pointing_game import PAPER, TORCHRAY, PointingGame, Rules
 from excitation_jax.evaluation.pointing.table import PointingTable
@@ -275,10 +277,37 @@ def test_the_table_has_scores_hits_and_what_was_published():
     )
     text = str(table)
     assert "4 images, 6 pairs, 2 difficult; within 15 px" in text
-    assert "c-MWP   50.0  (4/6)       50.0  (1/2)       79.9 / 66.5" in text
-    assert "centre  44.4  (2/6)        0.0  (0/2)\n" in text
+    assert "mean over categories, %, and plain hits" in text
+    assert "c-MWP   50.0   4/6       50.0   1/2       79.9 / 66.5" in text
+    assert "centre  44.4   2/6        0.0   0/2\n" in text
     assert "cow  3 / 3   1 / 3" in text and "owl" not in text
     assert '"all": 0.5' in table.json()
+
+
+def test_the_interval_is_that_of_the_score_and_not_of_the_hits_beside_it():
+    """Two categories, one of 40 pairs and always hit, one of 2 and never: the score is 50 %."""
+    listed = [Outcome(place, 0, False, (True,)) for place in range(40)]
+    listed += [Outcome(40 + place, 1, True, (False,)) for place in range(2)]
+    counts = pointing.Counts(np.array([[[40, 0], [0, 0]]]), np.array([[[40, 2], [0, 2]]]))
+    found = pointing.intervals(listed, 2)
+    table = PointingTable("d", ("cat", "dog"), {"m": "M"}, counts, 42, intervals=found)
+    assert table.score(0, 0) == 0.5
+    # Where a draw has no dog the score is that of the cats.
+    assert table.interval(0, 0) == (0.5, 1.0) and table.interval(0, 1) == (0.0, 0.0)
+    text = str(table)
+    assert "mean over categories, % with its 95 % interval (photographs drawn again), and" in text
+    assert "M  50.0  50.0 to 100.0  40/42        0.0  0.0 to 0.0   0/2" in text
+    content = json.loads(table.json())["methods"]["m"]
+    assert content["interval_95"] == [0.5, 1.0] and content["all"] == 0.5
+    low, high = content["hits"]["share_interval_95"]
+    assert low < 40 / 42 == content["hits"]["share"] < high
+    absent = pointing.intervals(listed, 20, TORCHRAY)
+    assert absent[0, 0].tolist() == [0.05, 0.05]  # one of 20 categories
+
+
+def test_an_interval_of_nothing_is_no_number():
+    found = pointing.intervals([Outcome(0, 0, False, (True, False))], 1)
+    assert found[:, 0].tolist() == [[1, 1], [0, 0]] and np.isnan(found[:, 1]).all()
 
 
 @pytest.mark.parametrize("tolerance", [-1, math.nan, math.inf])

@@ -76,17 +76,17 @@ class PointingGallery(PairGallery):
             "Blur": f"{100 * self.game.blur:g} % of the longer side, of maps as fine as the input",
         }
         rows = [
-            ["method", "all, %", "hits", "95 % interval", "difficult, %", "hits", "95 % interval"]
+            ["method", "all, %", "95 % interval", "hits", "difficult, %", "95 % interval", "hits"]
         ]
         for place, title in enumerate(table.methods.values()):
             row = [title]
             for subset in (0, 1):
                 hits, pairs = (int(part[place, subset].sum()) for part in table.counts)
-                low, high = table.interval(place, subset)
+                ends = table.interval(place, subset)
                 row += [
                     percent(table.score(place, subset)),
+                    " to ".join(map(percent, ends)) if ends else "",
                     f"{hits} / {pairs}",
-                    f"{percent(low)} to {percent(high)}",
                 ]
             rows.append(row)
         legend = (
@@ -96,8 +96,8 @@ class PointingGallery(PairGallery):
             "is dark."
         )
         scores = (
-            "Scores are means over the categories; the intervals are Wilson's, of the plain share "
-            "of hits."
+            "Scores are means over the categories, and so not the share of the plain hits beside "
+            "them; the intervals are of these means, by drawing the photographs again."
         )
         return Page(
             f"Pointing game, {dataset.name}", (legend, CHOICE), facts, rows, scores, sections
