@@ -22,11 +22,11 @@ from ..evaluation.boxes.gallery import BoxGallery
 from ..evaluation.boxes.table import WHOLE, BoxTable
 from ..evaluation.pair_gallery import PairGallery
 from ..evaluation.pointing import pointing_game as pointing
-from ..evaluation.pointing import published
 from ..evaluation.pointing.gallery import PointingGallery
 from ..evaluation.pointing.table import CENTRE, PointingTable
 from ..evaluation.points import canvas_of
 from ..evaluation.progress import Bar, bar
+from ..evaluation.published.figures import published
 from ..evaluation.store import Store
 from ..training.checkpoints import digest
 from . import dependence, evaluation_setup
@@ -50,7 +50,6 @@ def pointing_game(arguments: argparse.Namespace) -> str:
     with bar() as shown:
         shown.announce("reading the annotations")
         dataset = evaluation_setup.read_examples(arguments)
-        read = len(dataset)
         difficult, difficult_name = _difficult(arguments, dataset)
         dataset = dataset.where(lambda e: bool(pointing.played(e, dataset.classes, rules)))
         if not len(dataset):
@@ -69,7 +68,6 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         if store is None:
             return unfinished(arguments)
         outcomes = list(pointing.outcomes(store.blocks()))
-        beside = published.pointing(dataset.name, len(dataset.classes), model.name)
         table = PointingTable(
             dataset.name,
             dataset.classes,
@@ -78,8 +76,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
             len(dataset),
             rules,
             pointing.intervals(outcomes, len(dataset.classes), rules),
-            beside.scores if beside else None,
-            beside.title(read) if beside else "",
+            published("pointing", dataset.name, model.name, len(dataset.classes)),
         )
         report = [finished(arguments, "pointing", table)]
         write_whole(arguments.out / "pointing.png", _plot(table))
@@ -133,6 +130,7 @@ def box_localisation(arguments: argparse.Namespace) -> str:
             boxes.count(store.blocks(), experiment, arguments.held_out),
             len(dataset) - held_out,
             held_out,
+            published("boxes", dataset.name, model.name, len(dataset.classes)),
         )
         report = [finished(arguments, "boxes", table)]
         write_whole(arguments.out / "boxes.png", _plot_of_boxes(table))

@@ -13,6 +13,7 @@ from ..data.files import read
 from ..data.flickr30k import CaptionedExample
 from ..data.records import Dataset
 from ..evaluation.progress import bar
+from ..evaluation.published.figures import published
 from ..evaluation.text import localisation as text
 from ..evaluation.text import proposals
 from ..evaluation.text.scores import score
@@ -83,6 +84,8 @@ def text_to_region(arguments: argparse.Namespace) -> str:
         arguments.gamma,
         proposed.name,
         arguments.proposals_limit,
+        published("text", dataset.name, model.name),
+        published("text_groups", dataset.name, model.name),
     )
     return finished(arguments, "text", table)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..intervals import wilson
+from ..published.figures import Published, Row
 from ..tables import aligned, percent
 from .pointing_game import PAPER, Counts, Rules, accuracy
 
@@ -32,8 +33,7 @@ class PointingTable:
         images: number of photographs.
         rules: of the game.
         intervals: see `pointing.intervals`; None where they are not known.
-        published: scores in per cent (all, difficult) by method, to show beside.
-        published_for: what network and data set they are for.
+        published: what there is to show beside.
     """
 
     title: str
@@ -43,8 +43,7 @@ class PointingTable:
     images: int
     rules: Rules = PAPER
     intervals: NDArray[np.float64] | None = None
-    published: Mapping[str, tuple[float, float]] | None = None
-    published_for: str = ""
+    published: Sequence[Published] = ()
 
     def score(self, method: int, subset: int) -> float:
         """Between 0 and 1, or NaN, of a method; subset 0: all pairs, 1: the difficult ones."""
@@ -66,18 +65,15 @@ class PointingTable:
             f"{kind} {self.rules.tolerance:g} px",
             f"mean over categories, %{'' if self.intervals is None else _TELLS}, and plain hits",
         ]
-        shown = dict(self.published or {})
         rows = [["", *self._heads("all"), *self._heads("difficult")]]
-        if shown:
-            rows[0] += [f"published, {self.published_for}"]
+        rows[0] += [source.title for source in self.published]
         for place, (name, title) in enumerate(self.methods.items()):
             row = [title]
             for subset in (0, 1):
                 row += self._cells(place, subset)
-            if shown:
-                row += ["{:.1f} / {:.1f}".format(*shown[name]) if name in shown else ""]
+            row += ["; ".join(map(_figures, source.of(name))) for source in self.published]
             rows.append(row)
-        lines += aligned(rows)
+        lines += [*aligned(rows), *(source.cited(self.images) for source in self.published)]
         lines += ["", "hits / pairs of each category"]
         names = list(self.methods.values())
         rows = [["", *names]]
@@ -121,6 +117,7 @@ class PointingTable:
             "all_difficult": self.rules.all_difficult,
             "absent_as_zero": self.rules.absent_as_zero,
             "methods": methods,
+            "published": [source.json() for source in self.published],
         }
         return json.dumps(found, indent=1) + "\n"
 
@@ -142,3 +139,10 @@ class PointingTable:
             ends = self.interval(method, subset)
             cells.append(" to ".join(map(percent, ends)) if ends else "")
         return [*cells, f"{hits}/{pairs}"]
+
+
+def _figures(row: Row) -> str:
+    """Of all pairs and of the difficult ones; a table's number in brackets."""
+    both = (row.figures.get(subset, math.nan) for subset in ("all", "difficult"))
+    shown = " / ".join("-" if math.isnan(figure) else f"{figure:.1f}" for figure in both)
+    return shown if row.table is None else f"{shown} (T{row.table})"
