@@ -28,6 +28,7 @@ from ..evaluation.points import canvas_of
 from ..evaluation.progress import Bar, bar
 from ..evaluation.published.figures import published
 from ..evaluation.store import Store
+from ..models.preprocessing import Preprocessing
 from ..training.checkpoints import digest
 from . import dependence, evaluation_setup
 
@@ -58,6 +59,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         model = evaluation_setup.load_model(arguments, len(dataset.classes), dataset.name)
         shown.announce("tracing the methods")
         made = evaluation_setup.map_functions(arguments, model)
+        dataset = evaluation_setup.in_order(dataset, model)
         game = pointing.PointingGame(dataset, made.functions, rules, difficult, arguments.blur)
         contents = {
             "experiment": "pointing game",
@@ -107,6 +109,7 @@ def box_localisation(arguments: argparse.Namespace) -> str:
         model = evaluation_setup.load_model(arguments, len(dataset.classes), dataset.name)
         shown.announce("tracing the methods")
         made = evaluation_setup.map_functions(arguments, model)
+        assert isinstance(model.preprocessing, Preprocessing)  # boxes have no --view papers
         experiment = boxes.BoxLocalisation(
             dataset, made.functions, model.preprocessing, blur=arguments.blur
         )
@@ -160,7 +163,7 @@ def records(
         "network": {
             "name": model.name,
             "variables": digest(model.variables),
-            "fully_convolutional": arguments.fully_convolutional,
+            "fully_convolutional": evaluation_setup.is_fully_convolutional(arguments),
         },
         "input": repr(model.preprocessing),
         "batch": arguments.batch,

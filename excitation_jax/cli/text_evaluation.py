@@ -54,6 +54,7 @@ def text_to_region(arguments: argparse.Namespace) -> str:
         )
         shown.announce("tracing the methods")
         made = evaluation_setup.map_functions(arguments, model)
+        dataset = evaluation_setup.in_order(dataset, model)
         experiment = text.TextToRegion(
             dataset,
             made.functions,

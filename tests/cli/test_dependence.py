@@ -157,15 +157,8 @@ def heads(folder):
     own = models.load("mobilenet_v2", folder / "own.npz")[1]
     records = training.read_voc(folder / "voc", "test")
     for name, rate in (("head", 0.01), ("head2", 0.5)):
-        training.fine_tune(
-            model,
-            training.new_output_layer(model, own),
-            records,
-            directory=folder / name,
-            learning_rate=rate,
-            steps=1,
-            batch=2,
-        )
+        options = {"directory": folder / name, "learning_rate": rate, "steps": 1, "batch": 2}
+        training.fine_tune(model, training.new_output_layer(model, own), records, **options)
 
 
 CIFAR = {"model": "cifar_resnet20", "methods": "gradient", "batch": 2}
@@ -211,6 +204,7 @@ MAPS = [
     {"model": "cifar_resnet32", "weights": "@w32"},
     {"fully_convolutional": True},
     {"view": "network"},
+    {"view": "papers", "side": 32},
     {"side": 48},
     {"methods": "cam"},
     {"methods": "gradient,cam"},

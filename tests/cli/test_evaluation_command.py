@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from data_files import annotation_xml, object_xml, real, write, write_photograph
+from PIL import Image
 
 from excitation_jax import cli, data, models
 from excitation_jax.cli import evaluation_setup
@@ -170,7 +171,10 @@ VOC = ["--data", "voc", "--folder", "none", "--split", "test", "--model", "mobil
         (["pointing", *DIGITS, *OUT, "--tolerance", "nan"], "tolerance must be finite"),
         (["pointing", *DIGITS, *OUT, "--side", "0"], "--side must lie between 1 and 4096, got 0"),
         (["pointing", *DIGITS, *OUT, "--side", "9", "--view", "network"], "leave --side out"),
-        (["pointing", *DIGITS, *OUT, "--fully-convolutional"], "has no scores at each position"),
+        (
+            ["pointing", *DIGITS, *OUT, "--fully-convolutional"],
+            "has no scores at each position",
+        ),
         (["pointing", *DIGITS, *OUT, "--methods", "mpw"], "no method named 'mpw': did you"),
         (["pointing", *DIGITS, *OUT, "--methods", ","], "--methods names none: mwp, "),
         (["pointing", *DIGITS, *OUT, "--methods", "mwp@x"], "mwp@x on digits: "),
@@ -210,6 +214,46 @@ def test_a_larger_view_and_scores_at_each_position(capsys, tmp_path, voc, weight
     assert "3 images, 4 pairs" in out
     found = json.loads((tmp_path / "a" / "settings.json").read_text())
     assert "resize=(48, 48), crop=None, warp=True" in found["input"]["content"]
+
+
+def shaped(voc):
+    """Photographs of other shapes, two of them nearly of one."""
+    sizes = {"a": (30, 60), "b": (60, 31), "c": (30, 61)}
+    for seed, (name, (height, width)) in enumerate(sizes.items()):
+        objects = [object_xml("cat", (1, 1, 12, height)), object_xml("dog", (20, 15, 30, 29))]
+        text = annotation_xml(*objects, height=height, width=width)
+        write(voc / f"Annotations/{name}.xml", text)
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(pixels).save(voc / f"JPEGImages/{name}.jpg")
+
+
+def test_the_papers_view_is_the_same_alone_and_in_batches(capsys, tmp_path, voc, weights):
+    shaped(voc)
+    call = ["--folder", voc, "--weights", weights, "--methods", "c-mwp,gradient", "--side", "48"]
+    call += "--data voc --split test --model cifar_resnet20 --view papers --tolerance 1".split()
+    contents = []
+    for batch in (1, 3):
+        out = tmp_path / f"{batch}"
+        assert "3 images, 6 pairs" in evaluate(capsys, *call, "--batch", batch, "--out", out)
+        contents.append((out / "pointing.json").read_bytes())
+    assert contents[0] == contents[1]
+    found = json.loads((tmp_path / "1" / "settings.json").read_text())
+    assert "side=48, step=16" in found["input"]["content"]
+    assert found["network"]["content"]["fully_convolutional"] is True
+    said = evaluate(capsys, *call, "--batch", "1", "--out", tmp_path / "1", gallery=2)
+    assert "fare otherwise" not in said
+    page = (tmp_path / "1" / "gallery" / "index.html").read_text()
+    assert "all of a photograph in its own shape, 48 px the shorter side" in page
+
+
+def test_the_papers_view_is_not_for_boxes_nor_for_networks_without_scores_at_positions(
+    capsys, tmp_path
+):
+    digits = [*DIGITS, "--out", tmp_path / "run", "--view", "papers"]
+    error = refusal(capsys, "pointing", *digits)
+    assert "leave --fully-convolutional and --view papers out" in error
+    assert "invalid choice: 'papers'" in refusal(capsys, "boxes", *digits)
+    assert not (tmp_path / "run").exists()
 
 
 def test_help_shows_how_to_begin(capsys):

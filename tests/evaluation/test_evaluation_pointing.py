@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 
 from excitation_jax import maps, metrics
 from excitation_jax.data import Dataset, Example, Object, is_difficult
+from excitation_jax.data.own_shape import OwnShape
 from excitation_jax.data.pipeline import Batch
+from excitation_jax.evaluation import runner
 from excitation_jax.evaluation.choice import Outcome
 from excitation_jax.evaluation.pointing import pointing_game as pointing
 from excitation_jax.evaluation.pointing.pointing_game import PAPER, TORCHRAY, PointingGame, Rules
 from excitation_jax.evaluation.pointing.table import PointingTable
 from excitation_jax.evaluation.points import PlacedMaps, Questions, points
+from excitation_jax.evaluation.store import Store
+from excitation_jax.models import Preprocessing
 
 CLASSES = ("cat", "dog", "cow", "owl")
 
@@ -221,6 +225,33 @@ def test_points_are_where_cells_looked():
     found, _ = ask(whole, [(0, 0, 96, 128)], [(128, 96)], (128, 96), grid=grid)
     wanted = maps.point(maps.resize(jnp.asarray(whole[0], jnp.float32), (128, 96), grid))
     np.testing.assert_array_equal(found[0], np.stack(wanted, axis=-1))
+
+
+def test_where_cells_looked_may_depend_on_the_size_of_the_images():
+    whole = np.random.default_rng(5).normal(size=(1, 3, 5, 6))
+    args = whole, [(0, 0, 96, 128)], [(128, 96)], (128, 96)
+    grids = {(12, 12): maps.Grid((2, 2), (2, 1), (12, 12))}
+    of_size, plain = (ask(*args, grid=grid)[0] for grid in (grids.__getitem__, None))
+    np.testing.assert_array_equal(of_size, ask(*args, grid=grids[12, 12])[0])
+    assert (of_size != plain).any()
+
+
+def test_points_of_photographs_in_their_own_shape_lie_where_these_are_bright(tmp_path):
+    rng = np.random.default_rng(0)
+    examples = []
+    for place, (height, width) in enumerate([(60, 90), (90, 61), (60, 91), (50, 50)]):
+        y, x = (int(rng.integers(4, side - 8)) for side in (height, width))
+        pixels = rng.integers(0, 60, (height, width, 3), np.uint8)
+        pixels[y : y + 4, x : x + 4] = 255
+        found = (Object("cat", (x, y, x + 4, y + 4)),)
+        examples.append(Example(str(place), None, (height, width), found, pixels=pixels))
+    dataset = Dataset("bright", CLASSES, tuple(examples))
+    bright = {"bright": lambda v, x, c: jnp.tile(x[:, None, ..., 0], (1, c.shape[1], 1, 1))}
+    game = PointingGame(dataset, bright, Rules(tolerance=1))
+    store = Store(tmp_path, {}, count=4, shape=game.shape, dtype=game.dtype, batch=4)
+    own = OwnShape(Preprocessing((0.0,) * 3), 48)
+    assert runner.run(game, jnp.zeros(()), dataset, own, store)
+    assert [pair.hits for pair in pointing.outcomes(store.blocks())] == [(True, False)] * 4
 
 
 def test_points_lie_in_the_window_that_the_input_shows():

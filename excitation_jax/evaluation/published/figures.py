@@ -89,8 +89,9 @@ class Published:
     def of(self, method: str) -> list[Row]:
         """What there is for a method of this project, each figure once.
 
-        method: its name, or "name@layer", for which nothing is published.
+        method: its name, or "name@layer": the source's figure is at the layer that it chose.
         """
+        method = method.partition("@")[0]
         own = _METHODS.get(method, method)
         found: list[Row] = []
         for row in self.rows:
