@@ -1,10 +1,9 @@
 """The pointing game on VOC07 test images with MobileNetV2: which rules point right?
 
 The game of Zhang et al. (IJCV18, Sec. 6.1): for every class in an image, the map's maximum is a
-hit if it lies within 15 pixels of one of the class's boxes. A pair of image and class is
-*difficult* where the class's boxes cover less than a quarter of the image and there is another
-class. The network is MobileNetV2 as trained on ImageNet, with a linear head for VOC's 20 classes
-that is trained here, on its pooled features of the other images.
+hit if it lies within 15 pixels of one of the class's boxes. Which pairs of image and class are
+*difficult* is said by `data.is_difficult`. The network is MobileNetV2 as trained on ImageNet, with
+a linear head for VOC's 20 classes that is trained here, on its pooled features of the other images.
 
     python -m benchmarks.rules.mobilenet_pointing --weights MOBILENET_V2.npz --voc VOC --coco COCO
 
@@ -21,7 +20,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +31,7 @@ import excitation_jax as ej
 from benchmarks.explain.compared import methods
 from benchmarks.rules.residual_rules import RULES
 from excitation_jax import maps
+from excitation_jax.data import Example, is_difficult, read_voc
 from excitation_jax.maps import pictures
 from excitation_jax.models import mobilenet_v2
 from excitation_jax.training import VOC_CLASSES, Record, precision_of
@@ -55,11 +54,15 @@ Method = Callable[[jax.Array, jax.Array], Heats]
 
 
 class Photograph(NamedTuple):
-    """A record, its (height, width), and boxes (n, 4) by class: x0, y0, x1, y1 in pixels."""
+    """A record, its (height, width), and by class boxes (n, 4): x0, y0, x1, y1 in pixels.
+
+    difficult: the classes that make a difficult pair with it.
+    """
 
     record: Record
     size: tuple[int, int]
     boxes: dict[int, np.ndarray]
+    difficult: frozenset[int]
 
 
 class Pairs(NamedTuple):
@@ -71,17 +74,12 @@ class Pairs(NamedTuple):
     difficult: np.ndarray
 
 
-def with_boxes(record: Record, voc: Path) -> Photograph:
-    """A record of VOC's with its boxes, those of "difficult" objects included."""
-    tree = ElementTree.parse(voc / "Annotations" / f"{record.path.stem}.xml")
-    boxes: dict[int, list[list[float]]] = {}
-    for item in tree.iter("object"):
-        # VOC counts pixels from 1 and includes the last.
-        low = [float(item.findtext(f"bndbox/{k}", "")) - 1 for k in ("xmin", "ymin")]
-        high = [float(item.findtext(f"bndbox/{k}", "")) for k in ("xmax", "ymax")]
-        boxes.setdefault(VOC_CLASSES.index(item.findtext("name", "")), []).append(low + high)
-    size = (int(tree.findtext("size/height", "")), int(tree.findtext("size/width", "")))
-    return Photograph(record, size, {c: np.array(boxes[c]) for c in sorted(boxes)})
+def with_boxes(record: Record, example: Example) -> Photograph:
+    """A record of VOC's with its boxes, those of objects that VOC flags as difficult included."""
+    names = {VOC_CLASSES.index(name): name for name in example.categories()}
+    boxes = {c: example.boxes(names[c]) for c in sorted(names)}
+    difficult = frozenset(c for c, name in names.items() if is_difficult(example, name))
+    return Photograph(record, example.size, boxes, difficult)
 
 
 def warped(records: Iterable[Record], side: int) -> np.ndarray:
@@ -98,11 +96,10 @@ def make_pairs(photographs: list[Photograph], side: int) -> Pairs:
     images = warped([photograph.record for photograph in photographs], side)
     places, classes, difficult = [], [], []
     for place, photograph in enumerate(photographs):
-        for c, boxes in photograph.boxes.items():
-            area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum()
+        for c in photograph.boxes:
             places.append(place)
             classes.append(c)
-            difficult.append(len(photograph.boxes) > 1 and area < np.prod(photograph.size) / 4)
+            difficult.append(c in photograph.difficult)
     shown = [photographs[place] for place in places]
     return Pairs(shown, images[places], np.array(classes), np.array(difficult))
 
@@ -265,7 +262,8 @@ def play(
 def split(voc: Path, coco: Path) -> tuple[list[Record], list[Photograph]]:
     """The photographs to train with, and the VOC07 test images to play with."""
     training, tests = read_splits(voc, "all", "voc07test", coco)
-    return training, [with_boxes(record, voc) for record in tests]
+    examples = read_voc(voc, "voc07test")
+    return training, [with_boxes(record, examples.find(record.path.stem)) for record in tests]
 
 
 def draw(variables: dict[str, Any], pairs: Pairs, path: Path) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 
 from .. import __version__, data
 from ..data.records import Dataset, Example
+from ..data.run_directory import write_whole
+from ..digits.scenes import SIDE
 from ..evaluation import plots, runner
 from ..evaluation.again import Look
 from ..evaluation.boxes import localisation as boxes
@@ -20,14 +22,15 @@ from ..evaluation.boxes.gallery import BoxGallery
 from ..evaluation.boxes.table import WHOLE, BoxTable
 from ..evaluation.pair_gallery import PairGallery
 from ..evaluation.pointing import pointing_game as pointing
-from ..evaluation.pointing import published
 from ..evaluation.pointing.gallery import PointingGallery
 from ..evaluation.pointing.table import CENTRE, PointingTable
 from ..evaluation.points import canvas_of
 from ..evaluation.progress import Bar, bar
-from ..evaluation.store import Store, write_whole
+from ..evaluation.published.figures import published
+from ..evaluation.store import Store
+from ..models.preprocessing import Preprocessing
 from ..training.checkpoints import digest
-from . import evaluation_setup
+from . import dependence, evaluation_setup
 
 
 def pointing_game(arguments: argparse.Namespace) -> str:
@@ -42,13 +45,12 @@ def pointing_game(arguments: argparse.Namespace) -> str:
     """
     evaluation_setup.join(arguments)
     rules = pointing.TORCHRAY if arguments.rules == "torchray" else pointing.PAPER
-    rules = replace(rules, tolerance=arguments.tolerance)
+    rules = replace(rules, tolerance=_tolerance(arguments))
     evaluation_setup.check_run(arguments)
     _check_gallery(arguments)
     with bar() as shown:
         shown.announce("reading the annotations")
         dataset = evaluation_setup.read_examples(arguments)
-        read = len(dataset)
         difficult, difficult_name = _difficult(arguments, dataset)
         dataset = dataset.where(lambda e: bool(pointing.played(e, dataset.classes, rules)))
         if not len(dataset):
@@ -56,33 +58,30 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         shown.announce(f"loading {arguments.model}")
         model = evaluation_setup.load_model(arguments, len(dataset.classes), dataset.name)
         shown.announce("tracing the methods")
-        functions, titles = evaluation_setup.map_functions(arguments, model)
-        game = pointing.PointingGame(dataset, functions, rules, difficult, arguments.blur)
-        settings = {
+        made = evaluation_setup.map_functions(arguments, model)
+        dataset = evaluation_setup.in_order(dataset, model)
+        game = pointing.PointingGame(dataset, made.functions, rules, difficult, arguments.blur)
+        contents = {
             "experiment": "pointing game",
-            "methods": list(functions),
-            "rules": asdict(rules),
-            "difficult": difficult_name,
-            "blur": arguments.blur,
-            "plain": arguments.plain,
+            "maps": made.content(arguments),
+            "rules": {**asdict(rules), "difficult": difficult_name},
         }
-        store = records(arguments, game, model, dataset, settings, shown)
+        store = records(arguments, game, model, dataset, contents, shown)
         if store is None:
             return unfinished(arguments)
-        beside = published.pointing(dataset.name, len(dataset.classes), model.name)
+        outcomes = list(pointing.outcomes(store.blocks()))
         table = PointingTable(
             dataset.name,
             dataset.classes,
-            {**titles, CENTRE: "centre"},
+            {**made.titles, CENTRE: "centre"},
             pointing.count(store.blocks()),
             len(dataset),
             rules,
-            beside.scores if beside else None,
-            beside.title(read) if beside else "",
+            pointing.intervals(outcomes, len(dataset.classes), rules),
+            published("pointing", dataset.name, model.name, len(dataset.classes)),
         )
         report = [finished(arguments, "pointing", table)]
         write_whole(arguments.out / "pointing.png", _plot(table))
-        outcomes = list(pointing.outcomes(store.blocks()))
         look, network = _look(arguments, model, dataset)
         gallery = PointingGallery(outcomes, look, network, game, table)
         report += _drawn(arguments, gallery, shown)
@@ -109,30 +108,32 @@ def box_localisation(arguments: argparse.Namespace) -> str:
         shown.announce(f"loading {arguments.model}")
         model = evaluation_setup.load_model(arguments, len(dataset.classes), dataset.name)
         shown.announce("tracing the methods")
-        functions, titles = evaluation_setup.map_functions(arguments, model)
+        made = evaluation_setup.map_functions(arguments, model)
+        assert isinstance(model.preprocessing, Preprocessing)  # boxes have no --view papers
         experiment = boxes.BoxLocalisation(
-            dataset, functions, model.preprocessing, blur=arguments.blur
+            dataset, made.functions, model.preprocessing, blur=arguments.blur
         )
-        settings = {
-            "experiment": "boxes",
-            "methods": list(functions),
-            "alphas": list(experiment.alphas),
-            "overlap": boxes.OVERLAP,
-            "blur": arguments.blur,
-            "plain": arguments.plain,
+        contents = {
+            "experiment": {
+                "name": "boxes",
+                "alphas": list(experiment.alphas),
+                "overlap": boxes.OVERLAP,
+            },
+            "maps": made.content(arguments),
         }
-        store = records(arguments, experiment, model, dataset, settings, shown)
+        store = records(arguments, experiment, model, dataset, contents, shown)
         if store is None:
             return unfinished(arguments)
         held_out = len(range(0, len(dataset), arguments.held_out))
         table = BoxTable(
             dataset.name,
             dataset.classes,
-            {**titles, WHOLE: "the whole photograph"},
+            {**made.titles, WHOLE: "the whole photograph"},
             experiment.alphas,
             boxes.count(store.blocks(), experiment, arguments.held_out),
             len(dataset) - held_out,
             held_out,
+            published("boxes", dataset.name, model.name, len(dataset.classes)),
         )
         report = [finished(arguments, "boxes", table)]
         write_whole(arguments.out / "boxes.png", _plot_of_boxes(table))
@@ -149,22 +150,28 @@ def records(
     experiment: runner.Experiment,
     model: evaluation_setup.Model,
     dataset: Dataset[Any],
-    settings: Mapping[str, Any],
+    contents: Mapping[str, Any],
     shown: Bar,
 ) -> Store | None:
     """The records of an experiment, all of them, or None where other processes are still at work.
 
-    settings: all that they depend on, but for what every experiment depends on.
+    contents: by part of `dependence.EVALUATION`, all that they depend on, but for what every
+        experiment depends on.
     """
     common = {
-        "version": __version__,
-        "data": f"{dataset.name}, {len(dataset)} images, {evaluation_setup.digest_of(dataset)}",
-        "model": f"{model.name}, {digest(model.variables)}",
+        "data": f"{len(dataset)} images, {evaluation_setup.digest_of(dataset)}",
+        "network": {
+            "name": model.name,
+            "variables": digest(model.variables),
+            "fully_convolutional": evaluation_setup.is_fully_convolutional(arguments),
+        },
         "input": repr(model.preprocessing),
+        "batch": arguments.batch,
     }
+    settings = dependence.settings(arguments, dependence.EVALUATION, {**common, **contents})
     store = Store(
         arguments.out,
-        {**common, **settings},
+        {"version": __version__, **settings},
         count=len(dataset),
         shape=experiment.shape,
         dtype=experiment.dtype,
@@ -253,11 +260,19 @@ def _plot(table: PointingTable) -> bytes:
             table.counts.hits[:, subset],
             table.counts.pairs[:, subset],
             [table.score(method, subset) for method in range(len(table.methods))],
+            None if table.intervals is None else table.intervals[:, subset],
         )
         for subset, title in enumerate(("all pairs", "difficult pairs"))
     ]
     title = f"Pointing game, {table.title}, {table.images} images"
     return plots.png(plots.per_category(title, [*table.methods.values()], table.classes, panels))
+
+
+def _tolerance(arguments: argparse.Namespace) -> float:
+    """As the user says, or the papers': the digits' scenes are as small as the network's input."""
+    if arguments.tolerance is not None:
+        return float(arguments.tolerance)
+    return pointing.tolerance_of(SIDE) if arguments.data == "digits" else pointing.PAPER.tolerance
 
 
 def _difficult(

@@ -22,15 +22,16 @@ PLAIN = (
 )
 _POINTING = """\
 The pointing game: for every category in a photograph, does the category's map have its maximum on
-an object of it, or within 15 pixels? Prints the mean over categories, for all pairs and for the
-difficult ones (small objects beside others), and writes it to DIR as pointing.json, with each
-category in pointing.png and hits and misses to look at in gallery/index.html.
+an object of it, or within 15 pixels? Prints the mean over categories with its 95 % interval (by
+resampling photographs) and the plain hits, for all pairs and for the difficult ones (small objects
+beside others), and writes them to DIR as pointing.json, with each category in pointing.png and hits
+and misses to look at in gallery/index.html.
 
   excitation-jax eval pointing --data digits --model digits --out digits_run
   excitation-jax eval pointing --data voc --folder VOCdevkit/VOC2007 --split test \\
       --model mobilenet_v2 --weights mobilenet_v2_voc --methods mwp,c-mwp@block5,gradient --out run
   excitation-jax eval pointing --data coco --folder coco --split val2014 \\
-      --model resnet50 --weights resnet50_coco --out run
+      --model resnet50 --weights resnet50_coco --view papers --out run
 
 The network's outputs must be the data set's classes. --weights is a checkpoint of such a network,
 or --head the directory in which `python -m excitation_jax.training` trained its last layer.
@@ -71,7 +72,7 @@ def add(
     )
     add_debug(pointing)
     _add_data(pointing, ("voc", "coco", "digits"))
-    _add_maps(pointing, network, weights)
+    _add_maps(pointing, network, weights, papers=224)
     add = pointing.add_argument
     add(
         "--rules",
@@ -83,9 +84,9 @@ def add(
     add(
         "--tolerance",
         type=float,
-        default=15,
         metavar="PX",
-        help="pixels of the photograph (default: %(default)s)",
+        help="pixels of the photograph (default: 15; for the digits' scenes, whose side is 96 and "
+        "not 224, in proportion: 6.4)",
     )
     add(
         "--difficult",
@@ -139,7 +140,7 @@ def add(
     )
     add_debug(text)
     text_options.add_data(text)
-    _add_maps(text, network, weights)
+    _add_maps(text, network, weights, papers=300)
     text.set_defaults(methods="c-mwp")
     text_options.add_regions(text)
     _add_run(text)
@@ -170,7 +171,10 @@ def _add_data(parser: argparse.ArgumentParser, layouts: Sequence[str]) -> None:
     add("--limit", type=int, metavar="N", help="only the first N photographs")
 
 
-def _add_maps(parser: argparse.ArgumentParser, network: str, weights: str) -> None:
+def _add_maps(
+    parser: argparse.ArgumentParser, network: str, weights: str, papers: int | None = None
+) -> None:
+    """papers: the shorter side of the papers' input; None: it is the network's own, warped."""
     add = parser.add_argument
     add("--model", required=True, metavar="NAME", help=network)
     add("--weights", metavar="FILE", help=f"{weights} (digits brings its own)")
@@ -194,18 +198,23 @@ def _add_maps(parser: argparse.ArgumentParser, network: str, weights: str) -> No
         "(default: %(default)s; `excitation-jax methods` lists them)",
     )
     add("--plain", action="store_true", help=PLAIN)
+    own_shape = (
+        ", or, papers, the whole photograph in its own shape (the longer side to the nearest 16 "
+        "pixels), by the network's fully convolutional form"
+    )
     add(
         "--view",
-        choices=("whole", "network"),
+        choices=("whole", "network", *(["papers"] if papers else [])),
         default="whole",
         help="what the network sees: the whole photograph, warped to its input, or the part that "
-        "it was trained to see (default: %(default)s)",
+        f"it was trained to see{own_shape if papers else ''} (default: %(default)s)",
     )
     add(
         "--side",
         type=int,
         metavar="PX",
-        help="of the square that whole photographs are warped to (default: the network's own)",
+        help="of the square that whole photographs are warped to (default: the network's own)"
+        + (f"; with --view papers, the shorter side (default: {papers})" if papers else ""),
     )
     add(
         "--blur",

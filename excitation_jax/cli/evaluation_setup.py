@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax
 import jax
 import jax.numpy as jnp
 
 from .. import data, digits, methods, models
+from ..data.own_shape import AnyShape, OwnShape, fitted
 from ..data.records import Dataset, Example
 from ..evaluation.points import MapFunction, PlacedMaps
+from ..maps import Grid
 from ..models.preprocessing import Preprocessing
 from .networks import ALIASES
 
 _DIGITS = 200  # scenes, unless the user says otherwise
 _LARGEST = 4096  # side of an input, in pixels
+_PAPERS_SIDE = {"pointing": 224, "text": 300}  # the shorter one, in pixels: IJCV18, 6.1.1 and 6.3.1
 _DIGITS_INPUT = Preprocessing((0.0,) * 3, (255.0,) * 3, resize=96, crop=None, warp=True)
+
+D = TypeVar("D", bound=Example)
 
 
 class Model(NamedTuple):
@@ -30,8 +36,28 @@ class Model(NamedTuple):
     name: str
     apply: Callable[[Any, Any], Any]
     variables: Any
-    preprocessing: Preprocessing
+    preprocessing: AnyShape
     layers: dict[str, str]
+
+
+class Maps(NamedTuple):
+    """Methods by "name" or "name@layer".
+
+    functions: that make maps. titles: what to call them. layers: where they are read; empty where
+    that is not said.
+    """
+
+    functions: dict[str, MapFunction]
+    titles: dict[str, str]
+    layers: dict[str, str]
+
+    def content(self, arguments: argparse.Namespace) -> dict[str, Any]:
+        """All that the maps depend on, the network and its input apart, of what JSON can hold.
+
+        arguments: blur and plain of `evaluation_options`.
+        """
+        # By layer, too: where a method is read by default may change while its name does not.
+        return {"layers": self.layers, "blur": arguments.blur, "plain": arguments.plain}
 
 
 def join(arguments: argparse.Namespace) -> None:
@@ -121,7 +147,7 @@ def load_model(
             are given for a network that brings none.
     """
     name = ALIASES.get(arguments.model, arguments.model)
-    fully = {"fully_convolutional": arguments.fully_convolutional}
+    fully = {"fully_convolutional": is_fully_convolutional(arguments)}
     if arguments.side is not None and not 1 <= arguments.side <= _LARGEST:
         raise ValueError(f"--side must lie between 1 and {_LARGEST}, got {arguments.side}")
     network: Any
@@ -129,10 +155,13 @@ def load_model(
     if name == "digits":
         if arguments.weights or arguments.head:
             raise ValueError("--model digits brings its own weights: leave --weights out")
-        if arguments.fully_convolutional:
-            raise ValueError("--model digits has no scores at each position")
+        if is_fully_convolutional(arguments):
+            raise ValueError(
+                "--model digits has no scores at each position: leave --fully-convolutional and "
+                "--view papers out"
+            )
         network, variables = digits.load()
-        preprocessing = _DIGITS_INPUT
+        preprocessing: AnyShape = _DIGITS_INPUT
     else:
         if not arguments.weights:
             raise ValueError(f"--model {arguments.model} needs --weights FILE")
@@ -154,7 +183,11 @@ def load_model(
             )
         preprocessing = spec.preprocessing
         layers = {"mwp": spec.mwp_layer, "c-mwp": spec.cmwp_layer}
-    if arguments.view == "whole":
+    assert isinstance(preprocessing, Preprocessing)  # so far it is the network's own
+    if arguments.view == "papers":
+        side = arguments.side or _PAPERS_SIDE[arguments.experiment]
+        preprocessing = OwnShape(preprocessing, side)
+    elif arguments.view == "whole":
         preprocessing = preprocessing.whole(arguments.side and (arguments.side,) * 2)
     elif arguments.side is not None:
         raise ValueError("--view network has the network's own size: leave --side out")
@@ -175,18 +208,25 @@ def load_model(
     return Model(name, network.apply, variables, preprocessing, layers)
 
 
-def map_functions(
-    arguments: argparse.Namespace, model: Model
-) -> tuple[dict[str, MapFunction], dict[str, str]]:
-    """Functions and titles by "name" or "name@layer"; each has been traced once.
+def is_fully_convolutional(arguments: argparse.Namespace) -> bool:
+    """Whether the network has scores at each position: as the papers' input needs it, too."""
+    return bool(arguments.fully_convolutional or arguments.view == "papers")
+
+
+def in_order(dataset: Dataset[D], model: Model) -> Dataset[D]:
+    """The data set in the order of its inputs' shapes, so that batches are of one each."""
+    return dataset.ordered(lambda example: fitted(model.preprocessing, example.size).size)
+
+
+def map_functions(arguments: argparse.Namespace, model: Model) -> Maps:
+    """The methods; each has been traced once.
 
     arguments: methods, model and plain of `evaluation_options`.
 
     Raises:
         ValueError: no method or an unknown one is named, or one has no meaning for the network.
     """
-    functions: dict[str, MapFunction] = {}
-    titles: dict[str, str] = {}
+    found = Maps({}, {}, {})
     image = jax.ShapeDtypeStruct((1, *model.preprocessing.size, 3), jnp.float32)
     classes = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     for given in filter(None, map(str.strip, arguments.methods.split(","))):
@@ -203,11 +243,23 @@ def map_functions(
         except ValueError as error:
             raise ValueError(f"{given} on {arguments.model}: {error}") from error
         key = f"{method.name}@{layer}" if "@" in given else method.name
-        functions[key] = PlacedMaps(function, None if arguments.plain else grid)
-        titles[key] = f"{method.title} at {layer}" if "@" in given else method.title
-    if not functions:
+        placed: Any = grid
+        if isinstance(model.preprocessing, OwnShape):
+            placed = functools.cache(functools.partial(_grid, method, model, options))
+        found.functions[key] = PlacedMaps(function, None if arguments.plain else placed)
+        found.titles[key] = f"{method.title} at {layer}" if "@" in given else method.title
+        found.layers[key] = layer
+    if not found.functions:
         raise ValueError(f"--methods names none: {', '.join(methods.names())}")
-    return functions, titles
+    return found
+
+
+def _grid(
+    method: methods.Method, model: Model, options: dict[str, Any], size: tuple[int, int]
+) -> Grid | None:
+    """Where the cells of a method's maps of images of this (height, width) lie."""
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    return method.grid(model.apply, model.variables, image, **options)
 
 
 def _maps(
@@ -222,8 +274,9 @@ def _maps(
 
 
 def digest_of(dataset: Dataset[Example]) -> str:
-    """A short name for the annotations, wherever the photographs are."""
+    """A short name for the annotations and the photographs' sizes, in whatever folder they are."""
     found = hashlib.sha256(repr(dataset.classes).encode())
     for example in dataset:
-        found.update(repr((example.key, example.size, example.objects)).encode())
+        stored = example.path.stat().st_size if example.path else None
+        found.update(repr((stored, dataclasses.replace(example, path=None))).encode())
     return found.hexdigest()[:16]

@@ -13,6 +13,7 @@ from ..data.files import read
 from ..data.flickr30k import CaptionedExample
 from ..data.records import Dataset
 from ..evaluation.progress import bar
+from ..evaluation.published.figures import published
 from ..evaluation.text import localisation as text
 from ..evaluation.text import proposals
 from ..evaluation.text.scores import score
@@ -52,10 +53,11 @@ def text_to_region(arguments: argparse.Namespace) -> str:
             "words: give a file with one word on each line, in the order of the outputs",
         )
         shown.announce("tracing the methods")
-        functions, titles = evaluation_setup.map_functions(arguments, model)
+        made = evaluation_setup.map_functions(arguments, model)
+        dataset = evaluation_setup.in_order(dataset, model)
         experiment = text.TextToRegion(
             dataset,
-            functions,
+            made.functions,
             words,
             proposed,
             arguments.gamma,
@@ -63,28 +65,28 @@ def text_to_region(arguments: argparse.Namespace) -> str:
             arguments.blur,
             arguments.threads,
         )
-        settings = {
-            "experiment": "text to region",
-            "methods": list(functions),
-            "phrases": _digest(map(_asked, dataset)),
-            "words": _digest(words),
-            "proposals": f"{proposed.name}, at most {arguments.proposals_limit}",
-            "gamma": arguments.gamma,
-            "suppressed": text.SUPPRESSED,
-            "blur": arguments.blur,
-            "plain": arguments.plain,
+        contents = {
+            "experiment": {"name": "text to region", "suppressed": text.SUPPRESSED},
+            "maps": made.content(arguments),
+            "regions": {
+                "words": _digest(words),
+                "proposals": f"{proposed.name}, at most {arguments.proposals_limit}",
+                "gamma": arguments.gamma,
+            },
         }
-        store = records(arguments, experiment, model, dataset, settings, shown)
+        store = records(arguments, experiment, model, dataset, contents, shown)
     if store is None:
         return unfinished(arguments)
     table = TextTable(
         dataset.name,
-        titles,
-        score(store.blocks(), dataset, len(functions)),
+        made.titles,
+        score(store.blocks(), dataset, len(made.functions)),
         len(dataset),
         arguments.gamma,
         proposed.name,
         arguments.proposals_limit,
+        published("text", dataset.name, model.name),
+        published("text_groups", dataset.name, model.name),
     )
     return finished(arguments, "text", table)
 
@@ -163,11 +165,6 @@ def _proposals(
     if given == "selective-search":
         return proposals.SelectiveSearch()
     return proposals.read(Path(given), dataset)
-
-
-def _asked(example: CaptionedExample) -> str:
-    """All that is asked about a photograph."""
-    return repr([(phrase.words, phrase.entity, phrase.groups) for phrase in text.phrases(example)])
 
 
 def _digest(parts: Iterable[str]) -> str:

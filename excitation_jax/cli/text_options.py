@@ -14,7 +14,7 @@ text.json.
 
   excitation-jax eval text --data digits --model digits --proposals grid --out digits_text
   excitation-jax eval text --data flickr30k --folder Flickr30kEntities --split test \\
-      --model googlenet_tags --weights tags.caffemodel --words tags.txt --out run
+      --model googlenet_tags --weights tags.caffemodel --words tags.txt --view papers --out run
 
 The network's outputs must be words; the digits model knows "zero" to "nine". Proposals in a file
 are lines of JSON, {"key": "36979", "boxes": [[x0, y0, x1, y1], ...]}, in pixels, the best first.

@@ -20,6 +20,7 @@ from ..training.finetune import SAVE_EVERY, fine_tune
 from ..training.labelled import VOC_CLASSES, read_splits
 from ..training.output_layer import new_output_layer
 from ..training.scoring import BATCH, precision_of, predict
+from .dependence import TRAINING, given
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +50,11 @@ def _train(arguments: argparse.Namespace) -> None:
             'the progress bar needs rich: pip install "excitation-jax[training]"'
         ) from error
     records, tests = read_splits(
-        arguments.voc, arguments.train, arguments.test, arguments.coco, arguments.difficult
+        arguments.voc,
+        arguments.train,
+        arguments.test,
+        arguments.coco,
+        difficult=not arguments.without_difficult,
     )
     print(f"{len(records)} photographs to train with, {len(tests)} to test with")
     model = mobilenet_v2.MobileNetV2(len(VOC_CLASSES))
@@ -80,6 +85,7 @@ def _train(arguments: argparse.Namespace) -> None:
             learning_rate=arguments.learning_rate,
             momentum=arguments.momentum,
             directory=arguments.out,
+            given=given(arguments, TRAINING),
             save_every=arguments.save_every,
             validation=tests,
             validate_every=arguments.validate_every,
@@ -106,8 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--test", default="test", metavar="SPLIT", help="never trained with; default: %(default)s")
     add(
         "--without-difficult",
-        dest="difficult",
-        action="store_false",
+        action="store_true",
         help="objects that VOC flags as difficult do not count",
     )
     numbers = {

@@ -11,7 +11,7 @@ needs; their batches side by side, in the order of the processes, are the data s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.preprocessing import Preprocessing
+from .own_shape import AnyShape, fitted
 from .records import Example
 
 try:
@@ -98,28 +99,67 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         if not len(self):
             return
-        # A batch is made by one thread, so the threads' number is what is decoded ahead.
-        reading = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.threads)
-        source: Any = grain.MapDataset.range(len(self)).map(self._make)
-        iterator = iter(source.to_iter_dataset(reading))
-        try:
-            yield from iterator
-        finally:
-            iterator.close()
+        yield from _ahead(self._make, len(self), self.threads)
 
     def _make(self, turn: int) -> Batch:
         """This process's batch of a turn of all processes."""
         index, count = self.process
         first = self.start + (turn * count + index) * self.batch
-        made = Batch(
-            np.zeros((self.batch, *self.preprocessing.size, 3), np.float32),
-            np.zeros(self.batch, bool),
-            np.full(self.batch, -1, np.int64),
-            np.zeros((self.batch, 4)),
-        )
-        for row, place in enumerate(range(first, min(first + self.batch, len(self.dataset)))):
-            example = self.dataset[place]
-            made.images[row] = self.preprocessing.on_host(example.image())
-            made.windows[row] = self.preprocessing.window(example.size)
-            made.valid[row], made.places[row] = True, place
-        return made
+        places = range(first, min(first + self.batch, len(self.dataset)))
+        return _filled(self.dataset, places, self.preprocessing, self.batch)
+
+
+def batches_of(
+    parts: Sequence[Sequence[int]],
+    dataset: Sequence[Example],
+    preprocessing: AnyShape,
+    batch: int,
+    *,
+    threads: int = 2,
+) -> Iterator[Batch]:
+    """A batch of N rows for each part of a data set, whose inputs have one shape.
+
+    Decoded ahead as by `Batches`.
+
+    Args:
+        parts: places in the data set, 1 to N in each; see `own_shape.in_parts`.
+        dataset, preprocessing: what is at the places, and what makes the inputs.
+        batch: N.
+        threads: that decode, each a batch.
+    """
+
+    def make(turn: int) -> Batch:
+        size = dataset[parts[turn][0]].size
+        return _filled(dataset, parts[turn], fitted(preprocessing, size), batch)
+
+    if parts:
+        yield from _ahead(make, len(parts), threads)
+
+
+def _ahead(make: Callable[[int], Batch], count: int, threads: int) -> Iterator[Batch]:
+    """What a function makes of 0, 1, ..., made by threads before it is asked for."""
+    # A batch is made by one thread, so the threads' number is what is decoded ahead.
+    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    source: Any = grain.MapDataset.range(count).map(make)
+    iterator = iter(source.to_iter_dataset(reading))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _filled(
+    dataset: Sequence[Example], places: Sequence[int], preprocessing: Preprocessing, rows: int
+) -> Batch:
+    made = Batch(
+        np.zeros((rows, *preprocessing.size, 3), np.float32),
+        np.zeros(rows, bool),
+        np.full(rows, -1, np.int64),
+        np.zeros((rows, 4)),
+    )
+    for row, place in enumerate(places):
+        example = dataset[place]
+        made.images[row] = preprocessing.on_host(example.image())
+        made.windows[row] = preprocessing.window(example.size)
+        made.valid[row], made.places[row] = True, place
+    return made

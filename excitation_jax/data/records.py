@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,6 +186,10 @@ class Dataset(Sequence[E], Generic[E]):
     def where(self, wanted: Callable[[E], bool]) -> Dataset[E]:
         """The examples for which a function is true, such as those that have objects."""
         return self._with(example for example in self.examples if wanted(example))
+
+    def ordered(self, key: Callable[[E], Any]) -> Dataset[E]:
+        """The examples in the order of a function's values; of equal ones, as they were."""
+        return self._with(sorted(self.examples, key=key))
 
     @functools.cached_property
     def _places(self) -> dict[str, int]:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.pipeline import Batches
+from ..data.own_shape import AnyShape, fitted, in_parts
+from ..data.pipeline import batches_of
 from ..data.records import Example
-from ..models.preprocessing import Preprocessing
 from .choice import Outcome
 from .points import MapFunction, Questions, asked, blurred, grid_of, peak, spread
 
@@ -55,7 +55,7 @@ class Look:
 
     apply: Callable[[Any, Any], Any]
     variables: Any
-    preprocessing: Preprocessing
+    preprocessing: AnyShape
     dataset: Sequence[Example]
     canvas: tuple[int, int]
     blur: float
@@ -63,7 +63,9 @@ class Look:
     threads: int = 2
 
     def at(self, method: MapFunction, pairs: Sequence[Outcome]) -> Iterator[tuple[Outcome, Again]]:
-        """The maps that a method makes of pairs, in their order. It is compiled once.
+        """The maps that a method makes of pairs, one shape of inputs after the other.
+
+        It is compiled once for each; where there is one shape, the pairs are in their order.
 
         Raises:
             OSError, ValueError: a photograph cannot be read any more.
@@ -73,9 +75,8 @@ class Look:
         def compute(variables: Any, questions: Questions) -> tuple[jax.Array, ...]:
             images, classes, windows, sizes = questions
             found = blurred(method(variables, images, classes), images.shape[1:3], self.blur)
-            on_canvas = jax.vmap(
-                functools.partial(spread, canvas=self.canvas, grid=grid_of(method))
-            )
+            grid = grid_of(method, images.shape[1:3])
+            on_canvas = jax.vmap(functools.partial(spread, canvas=self.canvas, grid=grid))
             heat = on_canvas(found[:, 0], windows, sizes)
             scores = self.apply(variables, images)
             scores = scores.mean(tuple(range(1, scores.ndim - 1)))
@@ -84,7 +85,11 @@ class Look:
             return heat, cells, jax.vmap(peak)(heat), own[:, 0], (scores >= own).sum(axis=1)
 
         examples = [self.dataset[pair.place] for pair in pairs]
-        batches = Batches(examples, self.preprocessing, self.batch, threads=self.threads)
+        order = sorted(
+            range(len(examples)), key=lambda i: fitted(self.preprocessing, examples[i].size).size
+        )
+        parts = in_parts(self.preprocessing, examples, order, self.batch)
+        batches = batches_of(parts, examples, self.preprocessing, self.batch, threads=self.threads)
         for batch in batches:
             rows = [int(place) for place in batch.places[batch.valid]]
             own = [examples[row] for row in rows]

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.records import Dataset
+from ..data.run_directory import write_whole
 from .again import Again, Look
 from .choice import Outcome, choose
 from .drawing import Drawing
 from .gallery import Figure, Group, Page, Section, replacing
 from .points import MapFunction
-from .store import write_whole
 
 _OTHERWISE = "Computed again, in another batch, it is as drawn here, and not as in the table a {}."
 

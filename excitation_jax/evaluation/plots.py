@@ -35,12 +35,14 @@ class Panel(NamedTuple):
         title: which pairs.
         hits, pairs: integers (methods, classes).
         means: of each method, the score of all categories, between 0 and 1 or NaN.
+        intervals: of 95 % of the means, (methods, 2); None where they are not known.
     """
 
     title: str
     hits: NDArray[np.int64]
     pairs: NDArray[np.int64]
     means: Sequence[float]
+    intervals: NDArray[np.float64] | None = None
 
 
 def per_category(
@@ -48,8 +50,8 @@ def per_category(
 ) -> Figure:
     """A dot for each category and method at its share of hits, and the number of pairs beside it.
 
-    On top are each method's score, and its share of all pairs with an interval of 95 %
-    (`intervals.wilson`). Categories without pairs are left out.
+    On top are each method's score, with its interval where it is known, and its share of all pairs
+    with that share's own (`intervals.wilson`), 95 % both. Categories without pairs are left out.
 
     Args:
         title: of the figure.
@@ -61,8 +63,10 @@ def per_category(
     """
     there = np.flatnonzero(sum(panel.pairs.sum(axis=0) for panel in panels))
     names = [
-        "mean over categories",
-        "all pairs, 95 %",
+        "mean over categories, 95 %"
+        if all(panel.intervals is not None for panel in panels)
+        else "mean over categories",
+        "share of all pairs, 95 %",
         *(_name(classes[c]) for c in there.tolist()),
     ]
     row = max(0.21, 0.06 * len(methods) + 0.06)  # inches, so that no dot hides another
@@ -109,13 +113,12 @@ def _draw(axes: Axes, panel: Panel, there: NDArray[np.intp]) -> None:
     for m in range(methods):
         aside = (m - (methods - 1) / 2) * 0.8 / methods
         style = {**_style(m), "linestyle": "", "zorder": 3}
-        axes.plot(100 * panel.means[m], aside, **style)
+        ends = None if panel.intervals is None else panel.intervals[m]
+        _bar(axes, panel.means[m], ends, aside, style)
         total = int(pairs[m].sum())
         if total:
-            share = int(hits[m].sum()) / total
-            low, high = wilson(int(hits[m].sum()), total)
-            sides = [[100 * max(share - low, 0)], [100 * max(high - share, 0)]]
-            axes.errorbar(100 * share, 1 + aside, xerr=sides, elinewidth=1, **style)
+            ends = np.array(wilson(int(hits[m].sum()), total))
+            _bar(axes, int(hits[m].sum()) / total, ends, 1 + aside, style)
         own = pairs[m] > 0
         axes.plot(100 * hits[m, own] / pairs[m, own], rows[own] + aside, **style)
     counts = [int(pairs[0].sum()), *pairs[0].tolist()]
@@ -140,6 +143,16 @@ def _draw(axes: Axes, panel: Panel, there: NDArray[np.intp]) -> None:
     axes.tick_params(axis="x", top=True, labeltop=True)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _bar(
+    axes: Axes, share: float, ends: NDArray[np.float64] | None, row: float, style: dict[str, Any]
+) -> None:
+    """A dot at a share, with its interval where there is one."""
+    sides = None
+    if ends is not None and np.isfinite(ends).all():
+        sides = [[100 * max(share - ends[0], 0)], [100 * max(ends[1] - share, 0)]]
+    axes.errorbar(100 * share, row, xerr=sides, elinewidth=1, **style)
 
 
 def _style(method: int) -> dict[str, Any]:

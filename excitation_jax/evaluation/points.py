@@ -29,19 +29,22 @@ MapFunction = Callable[[Any, jax.Array, jax.Array], jax.Array]
 class PlacedMaps:
     """A function that makes maps of which it is known where their cells lie on the images.
 
-    grid: None where it is not.
+    grid: None where it is not; for images of several sizes, a function of (height, width).
     """
 
     function: MapFunction
-    grid: _maps.Grid | None
+    grid: _maps.Grid | Callable[[tuple[int, int]], _maps.Grid | None] | None
 
     def __call__(self, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
         return self.function(variables, images, classes)
 
 
-def grid_of(function: MapFunction) -> _maps.Grid | None:
-    """Where the cells of its maps lie; None for a plain tile."""
-    return function.grid if isinstance(function, PlacedMaps) else None
+def grid_of(function: MapFunction, size: tuple[int, ...]) -> _maps.Grid | None:
+    """Where the cells of its maps of images of this (height, width) lie; None for a plain tile."""
+    if not isinstance(function, PlacedMaps):
+        return None
+    height, width = size
+    return function.grid((height, width)) if callable(function.grid) else function.grid
 
 
 class Questions(NamedTuple):
@@ -91,7 +94,8 @@ def points(
     for function in methods.values():
         found = blurred(function(variables, images, classes), images.shape[1:3], blur)
         finite.append(jnp.isfinite(found).all(axis=(1, 2, 3)))
-        on_canvas = functools.partial(spread, canvas=canvas, grid=grid_of(function))
+        grid = grid_of(function, images.shape[1:3])
+        on_canvas = functools.partial(spread, canvas=canvas, grid=grid)
 
         def of_class(heat: jax.Array, on_canvas: Any = on_canvas) -> jax.Array:
             return jax.vmap(peak)(jax.vmap(on_canvas)(heat, windows, sizes))

@@ -9,7 +9,6 @@ they need a file system in common, but nothing that they compute depends on anot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
@@ -18,9 +17,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
-from ..data.pipeline import Batch, Batches
+from ..data.own_shape import AnyShape, in_parts
+from ..data.pipeline import Batch, batches_of
 from ..data.records import Example
-from ..models.preprocessing import Preprocessing
 from .store import Store
 
 Examples = Sequence[Example]
@@ -51,25 +50,11 @@ class Experiment(Protocol):
         """On the host: a record for each example, none of them 0 throughout."""
 
 
-@dataclass(frozen=True)
-class _Chosen(Sequence[Example]):
-    """The examples at some places of a data set."""
-
-    dataset: Examples
-    places: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self.dataset[self.places[place]]
-
-
 def run(
     experiment: Experiment,
     variables: Any,
     dataset: Examples,
-    preprocessing: Preprocessing,
+    preprocessing: AnyShape,
     store: Store,
     *,
     threads: int = 2,
@@ -83,7 +68,8 @@ def run(
         experiment: what to do.
         variables: of the network; each device has them all.
         dataset: as many examples as the store has records.
-        preprocessing: the network's.
+        preprocessing: the network's. A program is compiled for each shape of its inputs: with
+            `OwnShape` the data set best comes in the order of shapes.
         store: for the records.
         threads: that decode.
         process: index and number of this process; by default those of `jax.distributed`. Batch i
@@ -104,10 +90,13 @@ def run(
     index, count = process or (jax.process_index(), jax.process_count())
     own = range(index, len(store), count)
     turns = [turn for turn in own if not store.is_done(turn)]
-    # Whole batches, of which only the data set's last may be short: so Batches keeps them apart.
-    places = [place for turn in turns for place in store.places(turn)]
+    parts = [
+        (turn, part)
+        for turn in turns
+        for part in in_parts(preprocessing, dataset, store.places(turn), store.batch)
+    ]
     total = sum(len(store.places(turn)) for turn in own)
-    done = total - len(places)
+    done = total - sum(len(store.places(turn)) for turn in turns)
     progress = on_progress or (lambda done, total: None)
     progress(done, total)
 
@@ -115,17 +104,23 @@ def run(
     compute = compiled(experiment, chosen)
     variables = jax.device_put(variables, NamedSharding(chosen, P()))
     waiting: tuple[int, list[Example], Any] | None = None
+    made: list[NDArray[Any]] = []  # of a batch in the store, until all its parts are there
 
     def keep(turn: int, examples: list[Example], outputs: Any) -> None:
         nonlocal done
         found = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(examples)], outputs)
-        store.write(turn, experiment.records(examples, found))
-        done += len(examples)
-        progress(done, total)
+        made.append(experiment.records(examples, found))
+        if sum(map(len, made)) == len(store.places(turn)):
+            store.write(turn, np.concatenate(made))
+            made.clear()
+            done += len(store.places(turn))
+            progress(done, total)
 
-    batches = Batches(_Chosen(dataset, places), preprocessing, store.batch, threads=threads)
-    for turn, batch in zip(turns, batches, strict=True):
-        examples = [dataset[place] for place in store.places(turn)]
+    batches = batches_of(
+        [part for _, part in parts], dataset, preprocessing, store.batch, threads=threads
+    )
+    for (turn, part), batch in zip(parts, batches, strict=True):
+        examples = [dataset[place] for place in part]
         inputs = _in_shards(experiment.inputs(examples, batch), chosen)
         outputs = compute(variables, inputs)  # returns at once; the devices are at work
         if waiting is not None:

@@ -8,7 +8,6 @@ changes nothing. The array's fill value, 0, stands for what is not done yet.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..data.run_directory import claim
 
 try:
     import tensorstore as ts
@@ -32,7 +33,7 @@ class Store:
 
     Args:
         directory: new, empty, or of a run with the same settings; missing parents are made.
-        settings: all that the records depend on, of what JSON can hold.
+        settings: all that the records depend on; see `run_directory`.
         count: number of images.
         shape: of a record.
         dtype: of its numbers: integers.
@@ -59,7 +60,14 @@ class Store:
         self.directory = Path(directory).absolute()
         self.count, self.batch, self.shape, self.dtype = count, batch, shape, np.dtype(dtype)
         layout = {"count": count, "shape": list(shape), "dtype": dtype, "batch": batch}
-        _claim(self.directory, {**settings, "records": layout})
+        claim(
+            self.directory,
+            _SETTINGS,
+            settings,
+            holds="records",
+            of_others="records of other settings",
+            layout={"records": layout},
+        )
         spec = {
             "driver": "zarr3",
             "kvstore": {"driver": "file", "path": f"{self.directory / _RECORDS}/"},
@@ -158,50 +166,6 @@ class Store:
         )
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file that appears complete or not at all. Text is written as UTF-8."""
-    # By the process's number, for several may write the same file at once.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def _done(records: NDArray[Any]) -> NDArray[np.bool_]:
     """Which records (N, ...) are there."""
     return (records != 0).reshape(len(records), -1).any(axis=1)
-
-
-def _claim(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Makes the directory that of the settings, or finds out that it is."""
-    directory.mkdir(parents=True, exist_ok=True)
-    wanted = json.loads(json.dumps(settings))  # as it is read: tuples are lists there
-    path = directory / _SETTINGS
-    if not path.exists():
-        # Another process may be claiming it, too, and be further.
-        strange = [p for p in directory.iterdir() if not p.name.startswith(f".{_SETTINGS}.")]
-        if strange and not path.exists():
-            raise FileExistsError(
-                f"{directory} is not empty and holds no records ({strange[0].name} is in it): "
-                "choose another directory"
-            )
-        write_whole(path, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
-        return
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: remove {directory} to begin again: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: it holds no settings; remove {directory}")
-    different = [
-        f"{key} was {found.get(key)!r}, is {wanted.get(key)!r}"
-        for key in sorted({*found, *wanted})
-        if found.get(key) != wanted.get(key)
-    ]
-    if different:
-        raise FileExistsError(
-            f"{directory} holds records of other settings ({'; '.join(different)}): choose another "
-            "directory, or the settings of before"
-        )

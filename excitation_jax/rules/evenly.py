@@ -1,7 +1,8 @@
 """D10: where nothing excites a neuron, its probability goes to all its children evenly.
 
-Eq. 6 leaves the conditional of a neuron with Z = 0 undefined. Its children are the elements of its
-field, whatever their weights: of the window of a convolution, say, and no padding, no constants.
+By Eq. 6 a neuron with Z = 0 has no child that wins, and its probability ends there. Its children
+here are the elements of its field, whatever their weights: of the window of a convolution, say, and
+no padding, no constants.
 Behind a gate a child counts by the gate. Since all channels of a window are alike, that costs next
 to nothing beside the layer itself.
 """

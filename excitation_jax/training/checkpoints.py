@@ -8,7 +8,6 @@ of it is written under another name and renamed, so a process may be killed at a
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ..data.run_directory import claim, content, settings_of
+
 _RUN = "run.json"
-_PARTIAL = ".run.json.partial"
 _KEPT = 2  # checkpoints
 
-Configuration = Mapping[str, str | int | float]
+#: See `run_directory`.
+Configuration = Mapping[str, Any]
 
 
 class State(NamedTuple):
@@ -55,7 +56,7 @@ class Checkpoints:
     def __init__(self, directory: str | os.PathLike[str], configuration: Configuration | None):
         self.directory = Path(directory).absolute()
         if configuration is not None:
-            _claim(self.directory, configuration)
+            claim(self.directory, _RUN, configuration, holds="run", of_others="another run")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=_KEPT,
             cleanup_tmp_directories=configuration is not None,  # what a killed process left
@@ -117,44 +118,11 @@ def digest(*arrays: Any) -> str:
 
 
 def configuration_of(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """The configuration that a run's directory belongs to.
+    """The configuration that a run's directory belongs to, whatever was given for it.
 
     Raises:
         FileNotFoundError: there is no run in the directory.
         ValueError: what says so is damaged.
     """
-    path = Path(directory) / _RUN
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{directory} holds no run: there is no {_RUN} in it") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: it describes no run")
-    return found
-
-
-def _claim(directory: Path, configuration: Configuration) -> None:
-    """Makes the directory the run's, or finds out that it is."""
-    directory.mkdir(parents=True, exist_ok=True)
-    wanted = dict(configuration)
-    if (directory / _RUN).exists():
-        found = configuration_of(directory)
-        different = [
-            f"{key} was {found.get(key)!r}, is {wanted.get(key)!r}"
-            for key in sorted({*found, *wanted})
-            if found.get(key) != wanted.get(key)
-        ]
-        if different:
-            raise FileExistsError(
-                f"{directory} holds another run ({'; '.join(different)}): choose another directory"
-            )
-        return
-    if any(path.name != _PARTIAL for path in directory.iterdir()):
-        raise FileExistsError(
-            f"{directory} is not empty and holds no run: choose another directory"
-        )
-    partial = directory / _PARTIAL
-    partial.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
-    os.replace(partial, directory / _RUN)
+    found = settings_of(Path(directory), _RUN, "run")
+    return {key: content(value) for key, value in found.items()}

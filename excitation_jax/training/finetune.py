@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ..data.run_directory import setting
 from .checkpoints import Checkpoints, State, configuration_of, digest
 from .input import training_batches
 from .labelled import Record
@@ -46,6 +47,7 @@ def fine_tune(
     learning_rate: float = 0.01,
     momentum: float = 0.9,
     directory: str | os.PathLike[str] | None = None,
+    given: Mapping[str, Mapping[str, Any]] | None = None,
     save_every: int = SAVE_EVERY,
     validation: Sequence[Record] | None = None,
     validate_every: int | None = None,
@@ -76,6 +78,8 @@ def fine_tune(
         learning_rate: of the gradient descent.
         momentum: of the gradient descent.
         directory: for checkpoints. It belongs to this run alone. None keeps nothing.
+        given: what a user gave for some of these arguments, such as {"records": {"--voc": "VOC"}},
+            to name it where the directory holds another run.
         save_every: steps between checkpoints; the last step has one, too.
         validation: records to measure the mean average precision with.
         validate_every: steps between measurements; the last step has one in any case.
@@ -130,7 +134,8 @@ def fine_tune(
                 # Names, not paths: a data set may move before a run is continued.
                 "records": digest([(_letters(r.path.name), r.labels) for r in records]),
             }
-            checkpoints = stack.enter_context(Checkpoints(directory, configuration))
+            named = {key: setting(own, configuration[key]) for key, own in (given or {}).items()}
+            checkpoints = stack.enter_context(Checkpoints(directory, {**configuration, **named}))
             taken, now = checkpoints.latest(now) or (taken, now)
             batches.set_state(now.position)
         if taken > steps:

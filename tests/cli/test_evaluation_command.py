@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from data_files import annotation_xml, object_xml, real, write, write_photograph
+from PIL import Image
 
 from excitation_jax import cli, data, models
 from excitation_jax.cli import evaluation_setup
@@ -40,6 +41,7 @@ def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
     content = (tmp_path / "run" / "pointing.json").read_bytes()
     found = json.loads(content)
     assert list(found["methods"]) == ["mwp", "centre"]
+    assert found["tolerance"] == 6.4  # 15 of 224 pixels, of 96
     assert found["methods"]["mwp"]["all"] > 0.8 > found["methods"]["centre"]["all"]
     pairs = sum(
         len(e.categories()) for e in evaluation_setup.read_examples(namespace("digits", limit=4))
@@ -51,9 +53,9 @@ def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
     assert evaluate(capsys, *call) == out
     assert (tmp_path / "run" / "pointing.json").read_bytes() == content
     error = refusal(capsys, "pointing", *call, "--tolerance", "10")
-    assert "holds records of other settings (rules was " in error
+    assert "holds records of other settings (--tolerance was not given, is 10.0)" in error
     error = refusal(capsys, "pointing", *call, "--plain")
-    assert "holds records of other settings (plain was " in error
+    assert "holds records of other settings (--plain was False, is True)" in error
     (tmp_path / "run" / "records" / "c" / "0" / "0" / "0").write_bytes(b"?")
     assert "c/0/0/0 are damaged: remove the file" in refusal(capsys, "pointing", *call)
 
@@ -68,9 +70,11 @@ def test_a_run_is_to_be_looked_at(capsys, tmp_path):
     (tmp_path / "gallery" / "index.html").write_text("of an older version")
     assert evaluate(capsys, *call, gallery=2) == out
     assert (tmp_path / "gallery" / "index.html").read_text() == page
-    found = json.loads((tmp_path / "pointing.json").read_text())["methods"]["mwp"]["hits"]
+    found = json.loads((tmp_path / "pointing.json").read_text())["methods"]["mwp"]
+    low, high = found["hits"]["share_interval_95"]
+    assert low < found["hits"]["share"] == found["hits"]["hits"] / found["hits"]["pairs"] <= high
     low, high = found["interval_95"]
-    assert low < found["hits"] / found["pairs"] <= high
+    assert low <= found["all"] <= high
 
 
 @pytest.fixture
@@ -167,7 +171,10 @@ VOC = ["--data", "voc", "--folder", "none", "--split", "test", "--model", "mobil
         (["pointing", *DIGITS, *OUT, "--tolerance", "nan"], "tolerance must be finite"),
         (["pointing", *DIGITS, *OUT, "--side", "0"], "--side must lie between 1 and 4096, got 0"),
         (["pointing", *DIGITS, *OUT, "--side", "9", "--view", "network"], "leave --side out"),
-        (["pointing", *DIGITS, *OUT, "--fully-convolutional"], "has no scores at each position"),
+        (
+            ["pointing", *DIGITS, *OUT, "--fully-convolutional"],
+            "has no scores at each position",
+        ),
         (["pointing", *DIGITS, *OUT, "--methods", "mpw"], "no method named 'mpw': did you"),
         (["pointing", *DIGITS, *OUT, "--methods", ","], "--methods names none: mwp, "),
         (["pointing", *DIGITS, *OUT, "--methods", "mwp@x"], "mwp@x on digits: "),
@@ -206,7 +213,47 @@ def test_a_larger_view_and_scores_at_each_position(capsys, tmp_path, voc, weight
     out = evaluate(capsys, *call, "--side", "48", "--fully-convolutional", "--out", tmp_path / "a")
     assert "3 images, 4 pairs" in out
     found = json.loads((tmp_path / "a" / "settings.json").read_text())
-    assert "resize=(48, 48), crop=None, warp=True" in found["input"]
+    assert "resize=(48, 48), crop=None, warp=True" in found["input"]["content"]
+
+
+def shaped(voc):
+    """Photographs of other shapes, two of them nearly of one."""
+    sizes = {"a": (30, 60), "b": (60, 31), "c": (30, 61)}
+    for seed, (name, (height, width)) in enumerate(sizes.items()):
+        objects = [object_xml("cat", (1, 1, 12, height)), object_xml("dog", (20, 15, 30, 29))]
+        text = annotation_xml(*objects, height=height, width=width)
+        write(voc / f"Annotations/{name}.xml", text)
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(pixels).save(voc / f"JPEGImages/{name}.jpg")
+
+
+def test_the_papers_view_is_the_same_alone_and_in_batches(capsys, tmp_path, voc, weights):
+    shaped(voc)
+    call = ["--folder", voc, "--weights", weights, "--methods", "c-mwp,gradient", "--side", "48"]
+    call += "--data voc --split test --model cifar_resnet20 --view papers --tolerance 1".split()
+    contents = []
+    for batch in (1, 3):
+        out = tmp_path / f"{batch}"
+        assert "3 images, 6 pairs" in evaluate(capsys, *call, "--batch", batch, "--out", out)
+        contents.append((out / "pointing.json").read_bytes())
+    assert contents[0] == contents[1]
+    found = json.loads((tmp_path / "1" / "settings.json").read_text())
+    assert "side=48, step=16" in found["input"]["content"]
+    assert found["network"]["content"]["fully_convolutional"] is True
+    said = evaluate(capsys, *call, "--batch", "1", "--out", tmp_path / "1", gallery=2)
+    assert "fare otherwise" not in said
+    page = (tmp_path / "1" / "gallery" / "index.html").read_text()
+    assert "all of a photograph in its own shape, 48 px the shorter side" in page
+
+
+def test_the_papers_view_is_not_for_boxes_nor_for_networks_without_scores_at_positions(
+    capsys, tmp_path
+):
+    digits = [*DIGITS, "--out", tmp_path / "run", "--view", "papers"]
+    error = refusal(capsys, "pointing", *digits)
+    assert "leave --fully-convolutional and --view papers out" in error
+    assert "invalid choice: 'papers'" in refusal(capsys, "boxes", *digits)
+    assert not (tmp_path / "run").exists()
 
 
 def test_help_shows_how_to_begin(capsys):

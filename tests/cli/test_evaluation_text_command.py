@@ -57,11 +57,11 @@ def test_digits_need_no_data_and_a_run_is_continued(capsys, tmp_path):
     assert evaluate(capsys, *call) == out
     assert (tmp_path / "run" / "text.json").read_bytes() == content
     error = refusal(capsys, *call, "--gamma", "0.25")
-    assert "holds records of other settings (gamma was 0.5, is 0.25)" in error
+    assert "holds records of other settings (--gamma was 0.5, is 0.25)" in error
     # In other words the phrases say nothing to the network.
     write(tmp_path / "words.txt", "\n".join(f"Ziffer{digit}" for digit in range(10)))
     error = refusal(capsys, *call, "--words", tmp_path / "words.txt")
-    assert "holds records of other settings (words was " in error
+    assert "holds records of other settings (--words was not given, is " in error
     out = evaluate(
         capsys, *DIGITS, *GRID, "--words", tmp_path / "words.txt", "--out", tmp_path / "german"
     )

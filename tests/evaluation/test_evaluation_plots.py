@@ -1,4 +1,4 @@
-"""The plot of categories, the intervals, and what was published."""
+"""The plot of categories, and the intervals."""
 
 import io
 
@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import binomtest
 
-from excitation_jax import data
 from excitation_jax.evaluation import plots
 from excitation_jax.evaluation.intervals import wilson
-from excitation_jax.evaluation.pointing import published
 
 
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -44,7 +42,7 @@ def test_every_share_is_where_it_belongs_and_what_is_absent_is_left_out():
     figure = plots.per_category("title", ["x", "y", "z"], names, [all_pairs, difficult])
     axes = figure.axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels == ["mean over categories", "all pairs, 95 %", "a", "b", "c", "d"]
+    assert labels == ["mean over categories", "share of all pairs, 95 %", "a", "b", "c", "d"]
     found = [line.get_xydata() for line in axes.lines]
     for m in range(3):
         for row, c in enumerate((0, 1, 3, 4), 2):
@@ -68,27 +66,3 @@ def test_a_picture_is_as_high_as_its_categories_need(classes, methods):
         assert image.format == "PNG"
         assert 1400 <= image.width <= 1500
         assert 30 <= image.height / classes <= 100  # pixels
-
-
-@pytest.mark.parametrize(
-    ("dataset", "classes", "model", "network", "method", "scores"),
-    [
-        ("VOC2007 test", 20, "vgg16_caffe", "VGG16", "c-mwp", (79.9, 66.5)),
-        ("VOC2007 test", 20, "mobilenet_v2", "VGG16", "rise", (86.9, 75.1)),
-        ("VOC2007 test", 20, "resnet50_caffe", "ResNet-50", "guided-backprop", (77.2, 59.4)),
-        ("val2014", 80, "vgg16", "VGG16", "centre", (27.8, 19.5)),
-        ("val2014", 80, "resnet50", "ResNet-50", "grad-cam", (57.3, 52.3)),
-    ],
-)
-def test_what_is_published_is_found_by_data_set_and_network(
-    dataset, classes, model, network, method, scores
-):
-    found = published.pointing(dataset, classes, model)
-    assert found.network == network and found.scores[method] == scores
-    assert found.title(found.images) == network
-    assert found.title(43) == f"{network}, {found.images} images"
-
-
-def test_nothing_is_published_for_other_data_or_classes():
-    assert published.pointing("VOC2012 val", 20, "vgg16") is None
-    assert published.pointing("val2014", len(data.VOC_CLASSES), "vgg16") is None

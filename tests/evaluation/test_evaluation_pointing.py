@@ -1,5 +1,6 @@
 """The pointing game's scores against an implementation of loops, on random maps and regions."""
 
+import json
 import math
 
 import jax
@@ -11,11 +12,16 @@ from hypothesis import strategies as st
 
 from excitation_jax import maps, metrics
 from excitation_jax.data import Dataset, Example, Object, is_difficult
+from excitation_jax.data.own_shape import OwnShape
 from excitation_jax.data.pipeline import Batch
+from excitation_jax.evaluation import runner
+from excitation_jax.evaluation.choice import Outcome
 from excitation_jax.evaluation.pointing import pointing_game as pointing
 from excitation_jax.evaluation.pointing.pointing_game import PAPER, TORCHRAY, PointingGame, Rules
 from excitation_jax.evaluation.pointing.table import PointingTable
 from excitation_jax.evaluation.points import PlacedMaps, Questions, points
+from excitation_jax.evaluation.store import Store
+from excitation_jax.models import Preprocessing
 
 CLASSES = ("cat", "dog", "cow", "owl")
 
@@ -221,6 +227,33 @@ def test_points_are_where_cells_looked():
     np.testing.assert_array_equal(found[0], np.stack(wanted, axis=-1))
 
 
+def test_where_cells_looked_may_depend_on_the_size_of_the_images():
+    whole = np.random.default_rng(5).normal(size=(1, 3, 5, 6))
+    args = whole, [(0, 0, 96, 128)], [(128, 96)], (128, 96)
+    grids = {(12, 12): maps.Grid((2, 2), (2, 1), (12, 12))}
+    of_size, plain = (ask(*args, grid=grid)[0] for grid in (grids.__getitem__, None))
+    np.testing.assert_array_equal(of_size, ask(*args, grid=grids[12, 12])[0])
+    assert (of_size != plain).any()
+
+
+def test_points_of_photographs_in_their_own_shape_lie_where_these_are_bright(tmp_path):
+    rng = np.random.default_rng(0)
+    examples = []
+    for place, (height, width) in enumerate([(60, 90), (90, 61), (60, 91), (50, 50)]):
+        y, x = (int(rng.integers(4, side - 8)) for side in (height, width))
+        pixels = rng.integers(0, 60, (height, width, 3), np.uint8)
+        pixels[y : y + 4, x : x + 4] = 255
+        found = (Object("cat", (x, y, x + 4, y + 4)),)
+        examples.append(Example(str(place), None, (height, width), found, pixels=pixels))
+    dataset = Dataset("bright", CLASSES, tuple(examples))
+    bright = {"bright": lambda v, x, c: jnp.tile(x[:, None, ..., 0], (1, c.shape[1], 1, 1))}
+    game = PointingGame(dataset, bright, Rules(tolerance=1))
+    store = Store(tmp_path, {}, count=4, shape=game.shape, dtype=game.dtype, batch=4)
+    own = OwnShape(Preprocessing((0.0,) * 3), 48)
+    assert runner.run(game, jnp.zeros(()), dataset, own, store)
+    assert [pair.hits for pair in pointing.outcomes(store.blocks())] == [(True, False)] * 4
+
+
 def test_points_lie_in_the_window_that_the_input_shows():
     """Negative maps, so that what is outside of them would be larger."""
     rng = np.random.default_rng(2)
@@ -261,7 +294,7 @@ def test_a_map_that_is_not_finite_is_refused_by_name():
         game.records([example], outputs)
 
 
-def test_the_table_has_scores_hits_and_what_was_published():
+def test_the_table_has_scores_and_hits():
     hits = np.array([[[1, 0, 3, 0], [0, 0, 1, 0]], [[0, 1, 1, 0], [0, 0, 0, 0]]])
     total = np.array([[[2, 1, 3, 0], [1, 0, 1, 0]]] * 2)
     table = PointingTable(
@@ -270,15 +303,40 @@ def test_the_table_has_scores_hits_and_what_was_published():
         {"c-mwp": "c-MWP", "centre": "centre"},
         pointing.Counts(hits, total),
         4,
-        published={"c-mwp": (79.9, 66.5)},
-        published_for="VGG16",
     )
     text = str(table)
     assert "4 images, 6 pairs, 2 difficult; within 15 px" in text
-    assert "c-MWP   50.0  (4/6)       50.0  (1/2)       79.9 / 66.5" in text
-    assert "centre  44.4  (2/6)        0.0  (0/2)\n" in text
+    assert "mean over categories, %, and plain hits" in text
+    assert "c-MWP   50.0   4/6       50.0   1/2\n" in text
+    assert "centre  44.4   2/6        0.0   0/2\n" in text
     assert "cow  3 / 3   1 / 3" in text and "owl" not in text
     assert '"all": 0.5' in table.json()
+
+
+def test_the_interval_is_that_of_the_score_and_not_of_the_hits_beside_it():
+    """Two categories, one of 40 pairs and always hit, one of 2 and never: the score is 50 %."""
+    listed = [Outcome(place, 0, False, (True,)) for place in range(40)]
+    listed += [Outcome(40 + place, 1, True, (False,)) for place in range(2)]
+    counts = pointing.Counts(np.array([[[40, 0], [0, 0]]]), np.array([[[40, 2], [0, 2]]]))
+    found = pointing.intervals(listed, 2)
+    table = PointingTable("d", ("cat", "dog"), {"m": "M"}, counts, 42, intervals=found)
+    assert table.score(0, 0) == 0.5
+    # Where a draw has no dog the score is that of the cats.
+    assert table.interval(0, 0) == (0.5, 1.0) and table.interval(0, 1) == (0.0, 0.0)
+    text = str(table)
+    assert "mean over categories, % with its 95 % interval (photographs drawn again), and" in text
+    assert "M  50.0  50.0 to 100.0  40/42        0.0  0.0 to 0.0   0/2" in text
+    content = json.loads(table.json())["methods"]["m"]
+    assert content["interval_95"] == [0.5, 1.0] and content["all"] == 0.5
+    low, high = content["hits"]["share_interval_95"]
+    assert low < 40 / 42 == content["hits"]["share"] < high
+    absent = pointing.intervals(listed, 20, TORCHRAY)
+    assert absent[0, 0].tolist() == [0.05, 0.05]  # one of 20 categories
+
+
+def test_an_interval_of_nothing_is_no_number():
+    found = pointing.intervals([Outcome(0, 0, False, (True, False))], 1)
+    assert found[:, 0].tolist() == [[1, 1], [0, 0]] and np.isnan(found[:, 1]).all()
 
 
 @pytest.mark.parametrize("tolerance", [-1, math.nan, math.inf])

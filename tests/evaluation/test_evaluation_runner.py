@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from excitation_jax.data import Dataset, Example
+from excitation_jax.data.own_shape import OwnShape
+from excitation_jax.data.run_directory import write_whole
 from excitation_jax.evaluation import runner
-from excitation_jax.evaluation.store import Store, write_whole
+from excitation_jax.evaluation.store import Store
 from excitation_jax.models import Preprocessing
 
 PROGRAM = Path(__file__).with_name("small_evaluation.py")
@@ -94,6 +96,51 @@ def test_every_record_is_made_once_and_what_is_done_is_not_done_again(tmp_path):
     assert steps == [(0, 11), (3, 11), (6, 11), (9, 11), (11, 11)]
     again = store_of(tmp_path / "a" / "b")
     assert run(again) == (True, []) and values(again) == WANTED
+
+
+class Shapes(Greyness):
+    """Records the input's height and width; counts the programs."""
+
+    def __init__(self, fails_at=None):
+        super().__init__(fails_at)
+        self.programs = 0
+
+    def compute(self, variables, inputs):
+        self.programs += 1
+        height, width = inputs.shape[1:3]
+        return 0 * inputs.mean((1, 2, 3)) + 1000 * height + width
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("stopped_at", [None, "3"])
+def test_each_shape_has_one_program_and_each_photograph_its_record(tmp_path, in_order, stopped_at):
+    own = OwnShape(PLAIN, 32)
+    sizes = [(30, 60), (30, 31), (60, 30), (31, 62), (30, 60), (30, 90), (60, 30)]
+    made = [
+        Example(str(i), None, size, (), pixels=np.full((*size, 3), 9, np.uint8))
+        for i, size in enumerate(sizes)
+    ]
+    dataset = Dataset("shapes", (), tuple(made))
+    if in_order:
+        dataset = dataset.ordered(lambda example: own.shape(example.size))
+    shapes = [own.shape(example.size) for example in dataset]
+    store, steps = store_of(tmp_path, count=7), []
+    if stopped_at:
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(Shapes(stopped_at), jnp.float32(2), dataset, own, store)
+    experiment = Shapes()
+    assert runner.run(
+        experiment,
+        jnp.float32(2),
+        dataset,
+        own,
+        store,
+        on_progress=lambda done, total: steps.append((done, total)),
+    )
+    assert values(store) == [1000 * height + width for height, width in shapes]
+    assert experiment.programs <= len(set(shapes)) == 4 and steps[-1] == (7, 7)
+    if not stopped_at:
+        assert experiment.programs == 4 and steps == [(0, 7), (3, 7), (6, 7), (7, 7)]
 
 
 def test_an_interruption_keeps_whole_batches_and_the_rest_follows(tmp_path):

@@ -83,7 +83,8 @@ def test_a_killed_process_continues_bit_for_bit(voc, tmp_path):
     subprocess.run(call, check=True, capture_output=True)
     with np.load(out) as tuned:
         assert equal_bits(dict(tuned), {key: np.asarray(whole[key]) for key in tuned})
-    names = {path.name for path in (tmp_path / "run").iterdir()}
+    every = {path.name for path in (tmp_path / "run").iterdir()}
+    names = {name for name in every if not name.endswith(".partial")}  # of one killed in a moment
     assert names == {"run.json", str(LONG["steps"]), str(LONG["steps"] - 1)}
 
 
@@ -173,7 +174,7 @@ def test_the_command_prints_the_precision_and_continues(weights, voc, tmp_path, 
     assert precision and precision[0] in again and "step     2" not in again
     with pytest.raises(SystemExit):
         train_voc.main([*call, "--seed", "1"])
-    assert "holds another run (seed was 0, is 1)" in capsys.readouterr().err
+    assert "holds another run (--seed was 0, is 1)" in capsys.readouterr().err
 
 
 def test_the_command_names_what_is_missing(tmp_path, capsys):

@@ -48,7 +48,7 @@ class BoxGallery(PairGallery):
     def mark(self, drawing: Drawing, m: int, pair: Outcome, again: Again) -> Marked:
         example = self.dataset[pair.place]
         true = example.boxes(self.dataset.classes[pair.category])
-        grid = grid_of([*self.methods.values()][m])
+        grid = grid_of([*self.methods.values()][m], self.experiment.preprocessing.size)
         cells = maps.resize(jnp.asarray(again.cells), self.experiment.preprocessing.size, grid)
         alpha = self.table.alphas[self.table.best(m)]
         found = self.experiment.in_photograph(maps.box(cells, alpha), example)
@@ -60,7 +60,7 @@ class BoxGallery(PairGallery):
 
     def page(self, sections: Sequence[Section]) -> Page:
         table, height, width = self.table, *self.experiment.preprocessing.size
-        cut = self.look.preprocessing.crop is not None
+        cut = self.experiment.preprocessing.crop is not None
         tuning, total = table.counts.pairs.sum(axis=1)
         facts = {
             "Data": f"{self.dataset.name}, {table.images} photographs; alpha was chosen on "

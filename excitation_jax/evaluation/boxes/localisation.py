@@ -106,7 +106,7 @@ class BoxLocalisation:
         for function in self.methods.values():
             found = blurred(function(variables, inputs.images, inputs.classes), size, self.blur)
             finite.append(jnp.isfinite(found).all(axis=(1, 2, 3)))
-            resized = _maps.resize(found.astype(jnp.float32), size, grid_of(function))
+            resized = _maps.resize(found.astype(jnp.float32), size, grid_of(function, size))
             corners.append(jnp.stack([_maps.box(resized, alpha) for alpha in self.alphas], axis=2))
         return Boxes(jnp.stack(corners, axis=1), jnp.stack(finite, axis=1))
 

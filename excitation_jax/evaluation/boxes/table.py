@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..published.figures import Published, Row
 from ..tables import aligned, percent
 from .localisation import OVERLAP, Counts
 
@@ -26,6 +27,7 @@ class BoxTable:
         counts: see `boxes.count`.
         images: number of photographs that were not held out.
         held_out: number of those that were.
+        published: what there is to show beside.
 
     Raises:
         ValueError: there are no boxes in what was held out, or none in the rest.
@@ -38,6 +40,7 @@ class BoxTable:
     counts: Counts
     images: int
     held_out: int
+    published: Sequence[Published] = ()
 
     def __post_init__(self) -> None:
         if not self.counts.pairs.sum(axis=1).all():
@@ -62,12 +65,16 @@ class BoxTable:
             f"{self.held_out} others, {tuning} pairs",
             f"wrong boxes (intersection over union below {OVERLAP:g}), %",
         ]
-        rows = [["", "alpha", "error", ""]]
+        titles = [f"{source.title}: alpha, error" for source in self.published]
+        rows = [["", "alpha", "error", "", *titles]]
         for place, (name, title) in enumerate(self.methods.items()):
             right = int(self.counts.right[place, 1, self.best(place)].sum())
             alpha = "" if name == WHOLE else f"{self.alphas[self.best(place)]:g}"
-            rows.append([title, alpha, percent(self.error(place)), f"({total - right}/{total})"])
-        return "\n".join([*lines, *aligned(rows)])
+            row = [title, alpha, percent(self.error(place)), f"({total - right}/{total})"]
+            row += ["; ".join(map(_figures, source.of(name))) for source in self.published]
+            rows.append(row)
+        cited = [source.cited(self.images) for source in self.published]
+        return "\n".join([*lines, *aligned(rows), *cited])
 
     def json(self) -> str:
         """The errors between 0 and 1, and all counts."""
@@ -99,5 +106,12 @@ class BoxTable:
             "overlap": OVERLAP,
             "alphas": list(self.alphas),
             "methods": methods,
+            "published": [source.json() for source in self.published],
         }
         return json.dumps(found, indent=1) + "\n"
+
+
+def _figures(row: Row) -> str:
+    """Alpha, where there is one, and the error."""
+    alpha = f"{row.figures['alpha']:g}" if "alpha" in row.figures else "-"
+    return f"{alpha}, {row.figures['error']:.1f} (T{row.table})"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...data.own_shape import AnyShape, OwnShape
 from ...data.records import Dataset
 from ..again import Again
 from ..choice import Outcome
@@ -65,28 +66,26 @@ class PointingGallery(PairGallery):
         )
         if not rules.all_difficult:
             hit += "; categories whose objects are all flagged as difficult are left out"
-        height, width = self.look.preprocessing.size
-        cut = self.look.preprocessing.crop is not None
         facts = {
             "Data": f"{dataset.name}, {table.images} photographs",
             "Pairs": f"{total} of a photograph and a category, {hard} of them difficult",
             "Network": self.network,
-            "Input": f"{'the middle' if cut else 'all'} of a photograph, as {width} x {height} px",
+            "Input": _input(self.look.preprocessing),
             "Hit": hit,
             "Blur": f"{100 * self.game.blur:g} % of the longer side, of maps as fine as the input",
         }
         rows = [
-            ["method", "all, %", "hits", "95 % interval", "difficult, %", "hits", "95 % interval"]
+            ["method", "all, %", "95 % interval", "hits", "difficult, %", "95 % interval", "hits"]
         ]
         for place, title in enumerate(table.methods.values()):
             row = [title]
             for subset in (0, 1):
                 hits, pairs = (int(part[place, subset].sum()) for part in table.counts)
-                low, high = table.interval(place, subset)
+                ends = table.interval(place, subset)
                 row += [
                     percent(table.score(place, subset)),
+                    " to ".join(map(percent, ends)) if ends else "",
                     f"{hits} / {pairs}",
-                    f"{percent(low)} to {percent(high)}",
                 ]
             rows.append(row)
         legend = (
@@ -96,9 +95,21 @@ class PointingGallery(PairGallery):
             "is dark."
         )
         scores = (
-            "Scores are means over the categories; the intervals are Wilson's, of the plain share "
-            "of hits."
+            "Scores are means over the categories, and so not the share of the plain hits beside "
+            "them; the intervals are of these means, by drawing the photographs again."
         )
         return Page(
             f"Pointing game, {dataset.name}", (legend, CHOICE), facts, rows, scores, sections
         )
+
+
+def _input(preprocessing: AnyShape) -> str:
+    """What the network sees of a photograph."""
+    if isinstance(preprocessing, OwnShape):
+        return (
+            f"all of a photograph in its own shape, {preprocessing.side} px the shorter side and a "
+            f"multiple of {preprocessing.step} the longer"
+        )
+    height, width = preprocessing.size
+    cut = preprocessing.crop is not None
+    return f"{'the middle' if cut else 'all'} of a photograph, as {width} x {height} px"

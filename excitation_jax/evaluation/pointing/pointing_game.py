@@ -22,6 +22,7 @@ from ...data.difficult import is_difficult
 from ...data.pipeline import Batch
 from ...data.records import Dataset, Example
 from ..choice import Outcome
+from ..intervals import of_mean_over_categories
 from ..points import MapFunction, Points, Questions, asked, canvas_of, points
 
 #: Flags of a record's numbers, for a class: the photograph was done; the class is played with in
@@ -55,6 +56,20 @@ class Rules:
 
 PAPER = Rules()
 TORCHRAY = Rules(strict=True, all_difficult=False, absent_as_zero=True)
+
+
+def tolerance_of(side: int) -> float:
+    """The papers' 15 pixels, in proportion to pictures that are as small as a network's input.
+
+    The papers play on photographs, of which the network sees 224 pixels of the shorter side.
+
+    Args:
+        side: of the picture, in pixels.
+
+    >>> tolerance_of(96)
+    6.4
+    """
+    return round(PAPER.tolerance * side / 224, 1)
 
 
 class Counts(NamedTuple):
@@ -200,3 +215,28 @@ def accuracy(hits: Sequence[int], pairs: Sequence[int], rules: Rules = PAPER) ->
         if total or rules.absent_as_zero
     ]
     return math.fsum(shares) / len(shares) if shares else math.nan
+
+
+def intervals(pairs: Sequence[Outcome], classes: int, rules: Rules = PAPER) -> NDArray[np.float64]:
+    """Of 95 %, of each method's score, of all pairs and of the difficult ones.
+
+    Args:
+        pairs: see `outcomes`.
+        classes: their number, of the data set.
+        rules: as for `accuracy`.
+
+    Returns:
+        (methods, 2, 2): lower and upper end; see `intervals.of_mean_over_categories`. NaN where
+        there are no pairs.
+    """
+    found = []
+    for own in (pairs, [pair for pair in pairs if pair.difficult]):
+        hits = np.array([pair.hits for pair in own], bool)
+        ends = of_mean_over_categories(
+            [pair.place for pair in own],
+            [pair.category for pair in own],
+            hits.reshape(len(own), -1) if own else np.zeros((0, len(pairs[0].hits)), bool),
+            of=classes if rules.absent_as_zero else None,
+        )
+        found.append(ends)
+    return np.stack(found, axis=1)

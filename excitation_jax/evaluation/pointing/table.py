@@ -8,11 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..intervals import wilson
+from ..published.figures import Published, Row
 from ..tables import aligned, percent
 from .pointing_game import PAPER, Counts, Rules, accuracy
 
 CENTRE = "centre"
+
+_TELLS = " with its 95 % interval (photographs drawn again)"
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,8 @@ class PointingTable:
         counts: see `pointing.count`.
         images: number of photographs.
         rules: of the game.
-        published: scores in per cent (all, difficult) by method, to show beside.
-        published_for: what network and data set they are for.
+        intervals: see `pointing.intervals`; None where they are not known.
+        published: what there is to show beside.
     """
 
     title: str
@@ -36,17 +42,20 @@ class PointingTable:
     counts: Counts
     images: int
     rules: Rules = PAPER
-    published: Mapping[str, tuple[float, float]] | None = None
-    published_for: str = ""
+    intervals: NDArray[np.float64] | None = None
+    published: Sequence[Published] = ()
 
     def score(self, method: int, subset: int) -> float:
         """Between 0 and 1, or NaN, of a method; subset 0: all pairs, 1: the difficult ones."""
         hits, pairs = (part[method, subset].tolist() for part in self.counts)
         return accuracy(hits, pairs, self.rules)
 
-    def interval(self, method: int, subset: int) -> tuple[float, float]:
-        """Of 95 % of the plain share of hits, which is not the score; see `intervals.wilson`."""
-        return wilson(*(int(part[method, subset].sum()) for part in self.counts))
+    def interval(self, method: int, subset: int) -> tuple[float, float] | None:
+        """Of 95 % of the score, between 0 and 1; None where it is not known."""
+        if self.intervals is None or not self.counts.pairs[method, subset].sum():
+            return None
+        low, high = self.intervals[method, subset].round(6).tolist()
+        return low, high
 
     def __str__(self) -> str:
         total, hard = self.counts.pairs[0].sum(axis=1)
@@ -54,20 +63,17 @@ class PointingTable:
         lines = [
             f"pointing game, {self.title}: {self.images} images, {total} pairs, {hard} difficult; "
             f"{kind} {self.rules.tolerance:g} px",
-            "mean over categories, % (hits)",
+            f"mean over categories, %{'' if self.intervals is None else _TELLS}, and plain hits",
         ]
-        shown = dict(self.published or {})
-        rows = [["", "all", "", "difficult", ""]]
-        if shown:
-            rows[0] += [f"published, {self.published_for}"]
+        rows = [["", *self._heads("all"), *self._heads("difficult")]]
+        rows[0] += [source.title for source in self.published]
         for place, (name, title) in enumerate(self.methods.items()):
             row = [title]
             for subset in (0, 1):
-                row += [percent(self.score(place, subset)), f"({self._hits(place, subset)})"]
-            if shown:
-                row += ["{:.1f} / {:.1f}".format(*shown[name]) if name in shown else ""]
+                row += self._cells(place, subset)
+            row += ["; ".join(map(_figures, source.of(name))) for source in self.published]
             rows.append(row)
-        lines += aligned(rows)
+        lines += [*aligned(rows), *(source.cited(self.images) for source in self.published)]
         lines += ["", "hits / pairs of each category"]
         names = list(self.methods.values())
         rows = [["", *names]]
@@ -96,6 +102,8 @@ class PointingTable:
                 "title": title,
                 "all": None if math.isnan(scores[0]) else scores[0],
                 "difficult": None if math.isnan(scores[1]) else scores[1],
+                "interval_95": self.interval(place, 0),
+                "difficult_interval_95": self.interval(place, 1),
                 "hits": self._share(place, 0),
                 "difficult_hits": self._share(place, 1),
                 "categories": per_class,
@@ -109,14 +117,32 @@ class PointingTable:
             "all_difficult": self.rules.all_difficult,
             "absent_as_zero": self.rules.absent_as_zero,
             "methods": methods,
+            "published": [source.json() for source in self.published],
         }
         return json.dumps(found, indent=1) + "\n"
 
     def _share(self, method: int, subset: int) -> dict[str, Any]:
         hits, pairs = (int(part[method, subset].sum()) for part in self.counts)
-        interval = [round(end, 6) for end in self.interval(method, subset)] if pairs else None
-        return {"hits": hits, "pairs": pairs, "interval_95": interval}
+        interval = [round(end, 6) for end in wilson(hits, pairs)] if pairs else None
+        share = hits / pairs if pairs else None
+        return {"hits": hits, "pairs": pairs, "share": share, "share_interval_95": interval}
 
-    def _hits(self, method: int, subset: int) -> str:
+    def _heads(self, subset: str) -> list[str]:
+        """The titles of a subset's columns."""
+        return [subset, "hits"] if self.intervals is None else [subset, "95 %", "hits"]
+
+    def _cells(self, method: int, subset: int) -> list[str]:
+        """Score, interval of the score, and plain hits."""
         hits, pairs = (int(part[method, subset].sum()) for part in self.counts)
-        return f"{hits}/{pairs}"
+        cells = [percent(self.score(method, subset))]
+        if self.intervals is not None:
+            ends = self.interval(method, subset)
+            cells.append(" to ".join(map(percent, ends)) if ends else "")
+        return [*cells, f"{hits}/{pairs}"]
+
+
+def _figures(row: Row) -> str:
+    """Of all pairs and of the difficult ones; a table's number in brackets."""
+    both = (row.figures.get(subset, math.nan) for subset in ("all", "difficult"))
+    shown = " / ".join("-" if math.isnan(figure) else f"{figure:.1f}" for figure in both)
+    return shown if row.table is None else f"{shown} (T{row.table})"

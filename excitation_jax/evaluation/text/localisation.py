@@ -169,8 +169,9 @@ class TextToRegion:
             words = blurred(words, images.shape[1:3], self.blur)
             finite.append(jnp.isfinite(words).all(axis=(1, 2, 3)))
             maps = jnp.einsum("nqk,nkhw->nqhw", inputs.weights, words, precision="highest")
+            grid = grid_of(function, images.shape[1:3])
             score = functools.partial(
-                region_scores, canvas=self._canvas, gamma=self.gamma, grid=grid_of(function)
+                region_scores, canvas=self._canvas, gamma=self.gamma, grid=grid
             )
             scores.append(jax.vmap(score)(maps, inputs.proposals, windows))
         found = Scores(jnp.stack(scores, axis=1), jnp.stack(finite, axis=1))

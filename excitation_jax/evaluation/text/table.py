@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..published.figures import Published, Row
 from ..tables import aligned, percent
 from .localisation import KEPT, OVERLAP, SUPPRESSED
 from .scores import RANKS, Found, MethodScores, TextScores
+
+_AT = 5  # the rank of the papers' recall by group
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class TextTable:
         gamma: the power of the area.
         proposals: name of what proposed the boxes.
         limit: boxes proposed in a photograph, at most.
+        published, published_groups: what there is to show beside, of all phrases and of each group.
     """
 
     title: str
@@ -34,6 +38,8 @@ class TextTable:
     gamma: float
     proposals: str
     limit: int
+    published: Sequence[Published] = ()
+    published_groups: Sequence[Published] = ()
 
     def __str__(self) -> str:
         own = self.scores
@@ -45,7 +51,7 @@ class TextTable:
             f"{KEPT} proposals of each phrase, mean over groups and over phrases, %",
         ]
         rows = [["", *_spread(f"recall@{rank}" for rank in RANKS), "AP groups", "AP phrases"]]
-        for title, method in zip(self.methods.values(), own.methods, strict=True):
+        for (name, title), method in zip(self.methods.items(), own.methods, strict=True):
             found = method.everything
             rows.append(
                 [
@@ -55,10 +61,18 @@ class TextTable:
                     percent(method.mean_by_phrase()),
                 ]
             )
+            rows += [_beside(source, row) for source in self.published for row in source.of(name)]
         best = own.covered / own.phrases if own.phrases else math.nan
         at_best = [percent(best), f"({own.covered}/{own.phrases})"]
         rows.append(["best possible", *at_best * len(RANKS), "", ""])
+        for source in self.published:
+            rows += [_beside(source, row, row.method) for row in source.unplayed()]
         lines += aligned(rows)
+        if self.published:
+            lines.append("published rows: of all phrases, and of small instances")
+        lines += [source.cited(self.images) for source in self.published]
+        lines += ["", f"recall@{_AT} % of each group, and the mean over groups", *self._groups()]
+        lines += [source.cited(self.images) for source in self.published_groups]
         lines += ["", "recall@1 % (hits) and average precision % of each group"]
         rows = [["", *(cell for title in self.methods.values() for cell in (title, "", "AP"))]]
         for group, first in own.methods[0].groups.items():
@@ -89,6 +103,7 @@ class TextTable:
             "overlap": OVERLAP,
             "suppressed": SUPPRESSED,
             "kept": KEPT,
+            "published": [source.json() for source in (*self.published, *self.published_groups)],
             "methods": {
                 name: {"title": title, **_json(method)}
                 for (name, title), method in zip(self.methods.items(), own.methods, strict=True)
@@ -96,12 +111,49 @@ class TextTable:
         }
         return json.dumps(found, indent=1) + "\n"
 
+    def _groups(self) -> list[str]:
+        """Recall of each group by method, as in the papers' Table 7, and what is published."""
+        own = self.scores.methods
+        groups = [group for group, found in own[0].groups.items() if found.phrases]
+        rows = [["", *groups, "mean"]]
+        place = RANKS.index(_AT)
+        for (name, title), method in zip(self.methods.items(), own, strict=True):
+            recalls = [method.groups[group].recall(place) for group in groups]
+            mean = math.fsum(recalls) / len(recalls) if recalls else math.nan
+            rows.append([title, *map(percent, recalls), percent(mean)])
+            for source in self.published_groups:
+                for row in source.of(name):
+                    shown = [f"{row.figures[group]:.1f}" for group in (*groups, "mean")]
+                    rows.append([_name(source, row), *shown])
+        return aligned(rows)
+
     @staticmethod
     def _recalls(found: Found) -> list[str]:
         cells = []
         for place, hits in enumerate(found.hits):
             cells += [percent(found.recall(place)), f"({hits}/{found.phrases})"]
         return cells
+
+
+def _name(source: Published, row: Row, method: str = "") -> str:
+    """Of a published row, by its proposals and gamma, and by its method where that is not above."""
+    gamma = [f"gamma {row.figures['gamma']:g}"] if "gamma" in row.figures else []
+    parts = [source.title, method, row.settings["proposals"], *gamma]
+    return f"  {', '.join(filter(None, parts))} (T{row.table})"
+
+
+def _beside(source: Published, row: Row, method: str = "") -> list[str]:
+    """A published row beneath one's own: each figure, and that of small instances."""
+
+    def shown(column: str) -> str:
+        return f"{row.figures[column]:.1f}" if column in row.figures else "-"
+
+    cells = [_name(source, row, method)]
+    for rank in RANKS:
+        cells += [shown(f"recall@{rank}"), f"small {shown(f'recall@{rank}_small')}"]
+    for column in ("AP_groups", "AP_phrases"):
+        cells.append(f"{shown(column)}, small {shown(f'{column}_small')}")
+    return cells
 
 
 def _spread(titles: Any) -> list[str]:

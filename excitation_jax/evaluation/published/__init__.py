@@ -1,0 +1,1 @@
+"""What the papers and TorchRay published, to show beside one's own figures."""
