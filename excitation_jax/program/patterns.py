@@ -44,6 +44,13 @@ def spread(
     if found.kind is Kind.ELEMENTWISE:
         depends = functools.reduce(operator.or_, given)
         return [functools.reduce(operator.and_, (read(i) != 0 for i in masks), depends)]
+    if found.kind is Kind.AFFINE and masks:  # which is a move where it has one weight that is not 0
+        (at,) = masks
+        truths: list[Any] = [_full(given[1 - at], op.inputs[1 - at].shape, xp)] * 2
+        truths[at] = _full(read(at) != 0, op.inputs[at].shape, xp)
+        params = {**op.params, "preferred_element_type": None}
+        counted = compat.bind(op.primitive, params, *(jnp.asarray(x, float) for x in truths))
+        return [x > 0.5 for x in counted]
     if op.primitive is lax.select_n_p:
         fixed = isinstance(given[0], np.ndarray) and not given[0].any()
         if not fixed:  # where(y > 0, y, 0): of all that it depends on

@@ -49,7 +49,8 @@ class Questions:
 
     def masks(self, op: Op) -> tuple[int, ...]:
         """Positions of an operation's constant factors that may be zero: 0 where a mask hides."""
-        if op.primitive is not lax.mul_p or not any(self[value].active for value in op.inputs):
+        scales = op.primitive is lax.mul_p and any(self[value].active for value in op.inputs)
+        if not scales and not self.pools(op):
             return ()
         return tuple(
             i
