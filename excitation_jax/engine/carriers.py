@@ -14,6 +14,7 @@ from ..program import compat
 from ..program.patterns import spread
 from ..program.primitives import Kind, indices, kind
 from ..program.trace import Op, Program, Value, read_value
+from ..rules.arithmetic import shared
 from ..rules.rule import Call, Step, Structure
 from .direction import Read
 from .plan import Lane, Plan
@@ -45,6 +46,13 @@ class Evaluation(NamedTuple):
         """Which elements of a value depend on the input, as a pattern that broadcasts to it."""
         known = self.plan.facts[value].activity
         return env[self.plan.companions[value]] if known.late else known.pattern
+
+    def beside(self, what: int, value: Value, env: Arrays) -> Any:
+        """What is computed beside a value (see `Plan.beside`)."""
+        if what == 0:
+            return self.active(value, env)
+        total = self.plan.totals.get((value, what))
+        return carrier(value) if total is None else env[total]
 
 
 def bind(op: Op, env: Arrays) -> None:
@@ -181,6 +189,21 @@ def metered(meter: jax.Array | None, made: list[jax.Array]) -> list[jax.Array]:
     The meter's cotangent then is what arrives less what leaves: the probability that ends there.
     """
     return made if meter is None else [array + meter.astype(array.dtype) for array in made]
+
+
+def add_taps(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
+    """Adds the taps of an operation's outputs to their carriers.
+
+    A partial sum's carrier is for r: its part of P is r times what excites it.
+    """
+    for value in op.outputs:
+        for lane in run.plan.lanes(value) if value in run.taps else ():
+            if lane.part < 0:
+                continue  # the negated neuron's
+            own, before = run.taps[value], carried.get((lane, value))
+            if lane.part:
+                own = shared(own, env[run.plan.totals[value, lane.direction]])
+            carried[lane, value] = own if before is None else before + own
 
 
 def taps_within(taps: Mapping[Value | Op, Any], ops: Sequence[Op]) -> list[Value | Op]:

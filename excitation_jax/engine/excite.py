@@ -36,6 +36,7 @@ from .carriers import (
     Arrays,
     Carried,
     Evaluation,
+    add_taps,
     bind,
     call_of,
     carrier,
@@ -45,13 +46,12 @@ from .carriers import (
     metered,
     mixing_precisions,
     moved,
-    note_activity,
     passed,
     tap,
 )
 from .direction import Read
 from .lanes import Below, joined, made_for
-from .merging import carry_region, carry_reverse
+from .merging import carry_region, carry_reverse, note_beside
 from .nests import checkpointed, evaluate_nest
 from .plan import Plan, check_floating
 from .planning import analyse
@@ -241,7 +241,7 @@ def _evaluate(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
         evaluate_nest(run, op, env, carried)
     else:
         bind(op, env)
-        note_activity(run, op, env)
+        note_beside(run, op, env)
     if step is None:
         return
     plan, region = run.plan, run.plan.regions.get(op)
@@ -252,11 +252,7 @@ def _evaluate(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> None:
             else:
                 _carry_on(run, step, upper, env, carried)
         carry_reverse(run, op, env, carried)
-    for value in op.outputs:
-        if value in run.taps:
-            for lane in plan.lanes(value):
-                before, tap = carried.get((lane, value)), run.taps[value]
-                carried[lane, value] = tap if before is None else before + tap
+    add_taps(run, op, env, carried)
 
 
 def _carry_on(run: Evaluation, step: Step, upper: bool, env: Arrays, carried: Carried) -> None:

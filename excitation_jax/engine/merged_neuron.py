@@ -21,24 +21,31 @@ from ..rules.evenly import children, left_over
 from ..rules.rule import Call
 from .carriers import Arrays, call_of
 from .plan import Plan
-from .regions import Place, Region
+from .regions import Place, Region, Side
+
+#: Where shares go: to an operand, or to a part of the sum across a border.
+Source = Place | Side
 
 
 class Task(NamedTuple):
     """What is static in the pass through a region in one phase.
 
     Attributes:
-      sources: the operands with a carrier, for each direction, by operation and position.
+      arriving: of each P or r that does, the direction, and for which part (see `Side`).
+      sources: the operands and sides with a carrier, for each direction.
       read: partial sums whose part of P is wanted, for each direction.
+      crossing: the sides of the region's leaves, whose totals are known.
       parts: of the neuron, 1, and of the negated one, -1: those that send, each with its sign.
       evenly: where nothing excites, all connections get the same (D10).
     """
 
     plan: Plan
     region: Region
-    sources: tuple[tuple[Place, ...], ...]
+    arriving: tuple[tuple[int, int], ...]
+    sources: tuple[tuple[Source, ...], ...]
     read: tuple[tuple[Value, ...], ...]
     parts: tuple[int, ...]
+    crossing: tuple[tuple[Value, int], ...] = ()
     evenly: bool = False
 
 
@@ -49,14 +56,16 @@ class Known(NamedTuple):
       calls: of the operations asked, in their order.
       signs: of `Region.signs`, in their order.
       constants: the region's.
-      sums: the members' values, and which elements depend on the input (None for all), where they
-        share with others.
+      sums: the values of the affine terms, and which elements depend on the input (None for all),
+        where they share with others.
+      totals: what excites the leaves, in the order of `Task.crossing`.
     """
 
     calls: list[Any]
     signs: list[jax.Array | None]
     constants: list[jax.Array]
     sums: list[tuple[jax.Array, Any]]
+    totals: list[jax.Array]
 
 
 def _is_identity(op: Op, region: Region) -> bool:
@@ -71,15 +80,14 @@ class MergedNeuron:
     """A region's neurons, with their values, as P of one direction arrives.
 
     Args:
+      k: the position of what arrives.
       other: the same for the other direction: connections are the same, and computed once.
     """
 
-    def __init__(
-        self, task: Task, known: Known, p: jax.Array, direction: int, read: Sequence[Value],
-        other: MergedNeuron | None,
-    ):  # fmt: skip
+    def __init__(self, task: Task, known: Known, p: jax.Array, k: int, other: MergedNeuron | None):
         self.task, self.region, self.p = task, task.region, p
-        self.direction, self.read = direction, read
+        self.direction, self.part = task.arriving[k]
+        self.read = task.read[k]
         steps, asked = task.plan.steps, task.region.asked
         self.signs = dict(zip(task.region.signs, known.signs, strict=True))
         self.calls: dict[Op, Call] = {}
@@ -89,29 +97,56 @@ class MergedNeuron:
             self.calls[op] = call_of(steps[op], p.dtype, of)
         self.constants = dict(zip(task.region.constants, known.constants, strict=True))
         self.sums = [(x.astype(p.dtype), active) for x, active in known.sums]
+        self.totals = dict(zip(task.crossing, known.totals, strict=True))
         self.connected: dict[Op, Connections] = (
             other.connected
             if other
             else {op: steps[op].rule.connections(self.calls[op], p) for op in task.region.members}
         )
 
-    def shares(self) -> tuple[dict[Place, jax.Array], Arrays]:
+    def shares(self) -> tuple[dict[Source, jax.Array], Arrays]:
         """What the sources get, and what passes the partial sums that are read."""
         apart = self.region.others and 1 in self.task.parts
         found, passing, p = self._of_others() if apart else ({}, {}, self.p)
-        if not self.region.members:
+        if not self.region.terms:
             return found, passing
         read: Arrays = {}
         for part in self.task.parts:
-            sent, passed = self._excited(p, part * self.direction)
+            sent, passed = self._excited(p, part)
             read = read or passed
-            for (op, i), share in sent.items():
+            for source, share in sent.items():
                 share = part * share
-                found[op, i] = found[op, i] + share if (op, i) in found else share
+                found[source] = found[source] + share if source in found else share
         passing = {value: read[value] + passing.get(value, 0) for value in read}
         return found, passing | {
             v: unbroadcast(self.p, v.shape) for v in self.read if v in self.region.whole
         }
+
+    def total(self) -> jax.Array:
+        """What excites the neuron."""
+        excited = {op.outputs[0]: self._excitation(op, self.direction)[0]
+                   for op in self.region.members}  # fmt: skip
+        return self._summed(excited | self._crossing(self.direction), {}, True)[0]
+
+    def _crossing(self, direction: int) -> dict[Value, jax.Array]:
+        """What excites the leaves, by value."""
+
+        def total(leaf: Value) -> jax.Array:
+            (side, where), *other = self._sides(leaf, direction)
+            if not other:
+                return self.totals[leaf, side]
+            return jnp.where(where, self.totals[leaf, side], self.totals[leaf, -side])
+
+        return {leaf: total(leaf) for leaf in self.region.leaves}
+
+    def _sides(self, leaf: Value, direction: int) -> list[tuple[int, Any]]:
+        """On which sides a leaf counts, and with which elements (None for all)."""
+        way = self.region.signs[leaf]
+        if way is None or way.minus:
+            return [(direction if way is None else -direction, None)]
+        sign = self.signs[leaf]
+        assert sign is not None
+        return [(side, side * direction * sign > 0) for side in (1, -1)]
 
     def _excitation(self, op: Op, part: int) -> Excitation:
         """Of a member's connections; Z- = Z+ - L(h) where L(h) is its own output."""
@@ -123,18 +158,28 @@ class MergedNeuron:
             total = jnp.maximum(larger - (output if sign is None else sign * output), 0)
         return total, send
 
-    def _excited(self, p: jax.Array, part: int) -> tuple[dict[Place, jax.Array], Arrays]:
-        """Eq. 6 for all connections: for each member r, per unit of h."""
-        excited = {op: self._excitation(op, part) for op in self.region.members}
-        totals = {op.outputs[0]: z for op, (z, _) in excited.items()}
+    def _excited(self, p: jax.Array, part: int) -> tuple[dict[Source, jax.Array], Arrays]:
+        """Eq. 6 for all connections: for each member, and each leaf, r per unit of h."""
+        direction = part * self.direction
+        excited = {op: self._excitation(op, direction) for op in self.region.members}
+        totals = {op.outputs[0]: z for op, (z, _) in excited.items()} | self._crossing(direction)
         total, down = self._sum(totals)
-        ratios, read = down(safe_divide(p, total))
-        sent = {
+        opens = self.region.opens
+        ratios, read = down(p if opens else safe_divide(p, total))
+        sent: dict[Source, jax.Array] = {
             (op, self.calls[op].sources[0]): shared(
                 send(ratios[op.outputs[0]]), self.connected[op].h
             )
             for op, (_, send) in excited.items()
         }
+        for leaf in self.region.leaves:
+            for side, where in self._sides(leaf, direction):
+                r = ratios[leaf]
+                sent[Side(leaf, side, part * self.part)] = (
+                    r if where is None else jnp.where(where, r, 0)
+                )
+        if opens:  # whose P ends where the sum does
+            return sent, read
         if self.task.evenly:
             found = {op: children(self.calls[op], self.calls[op].sources[0]) for op in excited}
             fields = {
@@ -152,15 +197,15 @@ class MergedNeuron:
         read = {value: read[value] + ended[value] for value in read}
         return sent, read
 
-    def _of_others(self) -> tuple[dict[Place, jax.Array], Arrays, jax.Array]:
+    def _of_others(self) -> tuple[dict[Source, jax.Array], Arrays, jax.Array]:
         """Eq. 19: what other summands get, and what is left for all the affine terms together."""
         h = {(op, i): self._towards(op, i) for op, i in self.region.others}
-        y = self._value() if self.region.members else jnp.zeros_like(self.p)
-        sign = self.signs[self.region.top]
+        y = self._value() if self.region.terms else jnp.zeros_like(self.p)
+        sign = self.signs[self.region.output]
         y = jnp.maximum(self.direction * (y if sign is None else sign.astype(y.dtype) * y), 0)
         total, down = self._sum(h)
         if (depending := self._depending()) is None:
-            p, own = self.p, jnp.full((), bool(self.region.members))
+            p, own = self.p, jnp.full((), bool(self.region.terms))
         else:  # where one summand alone depends on the input, it is a signal and constants (R5)
             masks, own = depending
             number, masks_down = self._sum(masks, sizes=False)
@@ -168,7 +213,8 @@ class MergedNeuron:
             p = jnp.where(alone, 0, self.p)
         r = safe_divide(p, total + y)
         ratios, passing = down(r)
-        found, affine = {place: shared(ratios[place], h[place]) for place in h}, shared(r, y)
+        found: dict[Source, jax.Array] = {place: shared(ratios[place], h[place]) for place in h}
+        affine = shared(r, y)
         if depending is not None:
             whole, passed = masks_down(jnp.where(alone & ~own, self.p, 0))
             found = {place: found[place] + masks[place] * whole[place] for place in h}
@@ -209,12 +255,10 @@ class MergedNeuron:
             (op, i): mask(op.inputs[i], None if found is None else ~found)
             for (op, i), found in constant.items()
         }
-        if not self.region.members:
+        if not self.region.terms:
             return others, jnp.zeros(self.p.shape, bool)
-        ops = zip(self.region.members, self.sums, strict=True)
-        own, _ = self._summed(
-            {op.outputs[0]: mask(op.outputs[0], a) for op, (_, a) in ops}, {}, False
-        )
+        terms = zip(self.region.terms, self.sums, strict=True)
+        own, _ = self._summed({value: mask(value, a) for value, (_, a) in terms}, {}, False)
         return others, own > 0
 
     def _sum(
@@ -261,7 +305,7 @@ class MergedNeuron:
             for value, made in zip(op.outputs, self._sum_of(op, operands, sizes), strict=True):
                 env[value] = made + taps[value] if value in taps else made
         partial = [env[v] if v in env else self._zeros(v) for v in self.read]
-        return env[self.region.top.outputs[0]], partial
+        return env[self.region.output], partial
 
     def _sum_of(self, op: Op, operands: Sequence[jax.Array | None], sizes: bool) -> list[jax.Array]:
         """An inner operation on amounts; None for what has none."""
@@ -309,8 +353,8 @@ class MergedNeuron:
     def _value(self) -> jax.Array:
         """The value of all affine terms and constants together."""
         env: Arrays = {}
-        for op, (x, _) in zip(self.region.members, self.sums, strict=True):
-            env[op.outputs[0]] = x
+        for value, (x, _) in zip(self.region.terms, self.sums, strict=True):
+            env[value] = x
         for op in self.region.inner:
             operands = [
                 env[v] if v in env
@@ -324,4 +368,4 @@ class MergedNeuron:
             same = _is_identity(op, self.region)
             made = operands if same else compat.bind_any(op.primitive, params, *operands)
             env.update(zip(op.outputs, made, strict=True))
-        return env[self.region.top.outputs[0]]
+        return env[self.region.output]

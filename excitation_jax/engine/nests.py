@@ -23,6 +23,7 @@ from .carriers import (
     taps_within,
 )
 from .direction import Read
+from .merging import close
 from .plan import Lane, Plan
 
 #: A carrier inside: its lane (see `carriers.Carried`), and its position among the body's
@@ -34,7 +35,7 @@ def evaluate_nest(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> Non
     """Evaluates an operation that holds functions, and the carriers of its outputs."""
     assert op.nest is not None
     tapped = [tap for tap in taps_within(run.taps, [op]) if tap is not op and tap not in op.outputs]
-    wanted = any(value in run.plan.companions for value in op.outputs)
+    wanted = any(run.plan.beside(value) for value in op.outputs)
     if not tapped and not wanted and not any(key[1] in op.inputs for key in carried):
         bind(op, env)
         return
@@ -44,6 +45,7 @@ def evaluate_nest(run: Evaluation, op: Op, env: Arrays, carried: Carried) -> Non
         _shard_map(run, op, env, carried)
     else:
         _branch(run, op, tapped, env, carried)
+    close(run, op.outputs, env, carried)
 
 
 def carried_as(carried: Carried, lane: Lane, value: Value) -> jax.Array | None:
@@ -63,7 +65,9 @@ def _carriers_in(run: Evaluation, around: Sequence[Border], carried: Carried) ->
     """The carriers from outside, by the lanes of the bodies' inputs."""
     found = {}
     for i, entry in enumerate(around[0].entries):
-        for lane in {lane: None for b in around for lane in run.plan.lanes(b.entries[i].inner)}:
+        for lane in dict.fromkeys(
+            lane for b in around for lane in run.plan.crossing(b.entries[i].inner)
+        ):
             array = carried_as(carried, lane, entry.outer)
             if array is not None:
                 found[lane, i] = array
@@ -71,13 +75,16 @@ def _carriers_in(run: Evaluation, around: Sequence[Border], carried: Carried) ->
 
 
 def _carriers_out(run: Evaluation, op: Op) -> list[Key]:
-    return [(lane, i) for i, value in enumerate(op.outputs) for lane in run.plan.lanes(value)]
+    return [(lane, i) for i, value in enumerate(op.outputs) for lane in run.plan.crossing(value)]
 
 
-def _fitted(pattern: Any, shape: tuple[int, ...]) -> jax.Array:
-    """A pattern in the shape of a companion, of which it may lack or repeat some axes' elements."""
+def _fitted(known: Any, shape: tuple[int, ...]) -> jax.Array:
+    """A pattern in the shape of a companion, of which it may lack or repeat some axes' elements.
+
+    Totals have the shape of their value.
+    """
     cut = [slice(0, 1) if wanted == 1 else slice(None) for wanted in shape]
-    return jnp.broadcast_to(jnp.asarray(pattern)[tuple(cut)], shape)
+    return jnp.broadcast_to(jnp.asarray(known)[tuple(cut)], shape)
 
 
 def _inside(
@@ -89,8 +96,9 @@ def _inside(
     carried: Carried = {
         (lane, border.entries[i].inner): array
         for (lane, i), array in carriers.items()
-        if lane in run.plan.lanes(border.entries[i].inner)
+        if lane in run.plan.crossing(border.entries[i].inner)
     }
+    close(run._replace(taps=taps), border.body.inputs, env, carried)
     run.walk(run._replace(program=border.body, taps=taps), env, carried)
     return env, carried
 
@@ -111,13 +119,12 @@ def _or_zeros(carried: Carried, lane: Lane, value: Value) -> jax.Array:
 def _known_outside(
     run: Evaluation, entries: Sequence[Crossing], env: Arrays, length: int | None = None
 ) -> dict[Value, jax.Array]:
-    """Companions of a body's inputs, of the values outside; of all steps of a loop."""
+    """What goes beside a body's inputs, of the values outside; of all steps of a loop."""
     found = {}
     for entry in entries:
-        companion = run.plan.companions.get(entry.inner)
-        if companion is not None:
+        for what, companion in run.plan.beside(entry.inner).items():
             shape = companion.shape if length is None else (length, *companion.shape)
-            found[companion] = _fitted(run.active(entry.outer, env), shape)
+            found[companion] = _fitted(run.beside(what, entry.outer, env), shape)
     return found
 
 
@@ -133,7 +140,7 @@ class _Loop:
         self.run, self.op, self.tapped = run, op, tapped
         around = borders(op)
         (self.border,) = around
-        entries, exits, lanes = self.border.entries, self.border.exits, run.plan.lanes
+        entries, exits, lanes = self.border.entries, self.border.exits, run.plan.crossing
         self.states, self.parts = (
             [e for e in entries if e.carried],
             [e for e in entries if e.stacked],
@@ -150,7 +157,11 @@ class _Loop:
         ]
         self.stacked = [key for key in self.given if entries[key[1]].stacked]
         self.results = [key for key in _carriers_out(run, op) if exits[key[1]].stacked]
-        self.kept = [exit for exit in self.rows if exit.outer in run.plan.companions]
+        self.kept = [
+            (exit, what, companion)
+            for exit in self.rows
+            for what, companion in run.plan.beside(exit.outer).items()
+        ]
         # What every step gets.
         self.values = {entry.inner: read_value(env, entry.outer) for entry in fixed}
         self.carriers = {k: array for k, array in self.given.items() if entries[k[1]] in fixed}
@@ -178,16 +189,16 @@ class _Loop:
             reverse=params.get("reverse", False), unroll=params.get("unroll", 1),
         )  # fmt: skip
         (state, state_carriers, state_known), (ys, y_carriers, y_known) = found
-        companions = self.run.plan.companions
+        beside = self.run.plan.beside
         env.update(zip((exit.outer for exit in self.ends), state, strict=True))
         env.update(zip((exit.outer for exit in self.rows), ys, strict=True))
         last = dict(zip(self.first, state_known, strict=True))
         for exit, (_, into) in zip(self.ends, self.border.handed, strict=True):
-            if (companion := companions.get(exit.outer)) is not None:
-                env[companion] = _fitted(last[companions[into]], companion.shape)
-        env.update(zip((companions[exit.outer] for exit in self.kept), y_known, strict=True))
+            for what, companion in beside(exit.outer).items():
+                env[companion] = _fitted(last[beside(into)[what]], companion.shape)
+        env.update(zip((companion for *_, companion in self.kept), y_known, strict=True))
         for (lane, number), array in zip(self.handed, state_carriers, strict=True):
-            if lane in self.run.plan.lanes(self.ends[number].outer):
+            if lane in self.run.plan.crossing(self.ends[number].outer):
                 carried[lane, self.ends[number].outer] = array
         for (lane, i), array in zip(self.results, y_carriers, strict=True):
             carried[lane, self.op.outputs[i]] = array
@@ -218,19 +229,19 @@ class _Loop:
 
     def _results(self, inner: Arrays, inner_carried: Carried) -> tuple:
         """What a step hands on, and its rows of the loop's outputs."""
-        companions, handed = self.run.plan.companions, self.border.handed
+        run, handed = self.run, self.border.handed
         outputs, y_carriers = _ends(self.border, inner, inner_carried, self.results)
         next_carriers = [
             _or_zeros(inner_carried, lane, handed[number][0]) for lane, number in self.handed
         ]
         next_known = [
-            _fitted(self.run.active(out, inner), companions[into].shape)
+            _fitted(run.beside(what, out, inner), companion.shape)
             for out, into in handed
-            if into in companions
+            for what, companion in run.plan.beside(into).items()
         ]
         y_known = [
-            _fitted(self.run.active(exit.inner, inner), companions[exit.outer].shape[1:])
-            for exit in self.kept
+            _fitted(run.beside(what, exit.inner, inner), companion.shape[1:])
+            for exit, what, companion in self.kept
         ]
         next_state = [outputs[exit.position] for exit in self.ends]
         ys = [outputs[exit.position] for exit in self.rows]
@@ -247,7 +258,7 @@ def _branch(
     given = _carriers_in(run, around, carried)
     carriers = list(given.values())
     wanted = _carriers_out(run, op)
-    kept = [value for value in op.outputs if value in plan.companions]
+    kept = [companion for value in op.outputs for companion in plan.beside(value).values()]
 
     def taken(border: Border) -> Any:
         known = _known_outside(run, border.entries, env)
@@ -257,21 +268,21 @@ def _branch(
                 run, border, operands, dict(zip(given, carriers, strict=True)),
                 dict(zip(tapped, taps, strict=True)), known,
             )  # fmt: skip
-            patterns = [
-                _fitted(run.active(exit.inner, inner), plan.companions[exit.outer].shape)
+            beside = [
+                _fitted(run.beside(what, exit.inner, inner), companion.shape)
                 for exit in border.exits
-                if exit.outer in plan.companions
+                for what, companion in plan.beside(exit.outer).items()
             ]
-            return *_ends(border, inner, inner_carried, wanted), patterns
+            return *_ends(border, inner, inner_carried, wanted), beside
 
         return branch
 
-    outputs, found, patterns = lax.switch(
+    outputs, found, beside = lax.switch(
         index, [taken(border) for border in around],
         operands, carriers, [run.taps[value] for value in tapped],
     )  # fmt: skip
     env.update(zip(op.outputs, outputs, strict=True))
-    env.update(zip((plan.companions[value] for value in kept), patterns, strict=True))
+    env.update(zip(kept, beside, strict=True))
     carried.update({(lane, op.outputs[i]): c for (lane, i), c in zip(wanted, found, strict=True)})
 
 
@@ -322,7 +333,7 @@ def checkpointed(
     read = {v: None for op in ops for v in _read(plan, op) if v not in made}
     later = {v for op in program.ops if op.index not in here for v in _read(plan, op)}
     later.update(program.outputs, run.kept)
-    later.update(plan.companions[value] for value in program.outputs if value in plan.companions)
+    later.update(known for value in program.outputs for known in plan.beside(value).values())
     needed = [value for value in made if value in later]
     outside = {value: env[value] for value in read}
     known = {key: array for key, array in carried.items() if key[1] in read}
@@ -348,12 +359,12 @@ def checkpointed(
 
 def _made(plan: Plan, op: Op) -> list[Value]:
     """An operation's outputs, and what is computed beside them."""
-    return [*op.outputs, *(plan.companions[v] for v in op.outputs if v in plan.companions)]
+    return [*op.outputs, *(known for v in op.outputs for known in plan.beside(v).values())]
 
 
 def _read(plan: Plan, op: Op) -> list[Value]:
     """What an operation, its rule and its outputs' activities read."""
-    read = [*op.inputs, *(plan.companions[v] for v in op.inputs if v in plan.companions)]
+    read = [*op.inputs, *(known for v in op.inputs for known in plan.beside(v).values())]
     if any(value in plan.companions for value in op.outputs) and op.nest is None:
         read += [plan.facts.truths(op, i)[0] for i in range(len(op.inputs))]
     step = plan.steps.get(op)

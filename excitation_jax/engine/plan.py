@@ -17,6 +17,7 @@ from ..program.trace import Op, Program, Value
 from ..program.walk import borders, computed_from
 from ..rules.rule import Inside, Step
 from ..rules.ruleset import RuleSet
+from .open_sums import OpenSums
 from .regions import Region
 
 
@@ -65,10 +66,13 @@ class Lane(NamedTuple):
     Attributes:
       upper: of a contrastive pass, the phase before it has met the first affine operation.
       direction: of a value that is read in both directions (see direction.py), 1 or -1; else 0.
+      part: of a partial sum across a border, which part of the neuron r comes from (see
+        `regions.Side`), 1 or -1; else 0.
     """
 
     upper: bool
     direction: int = 0
+    part: int = 0
 
 
 @dataclass(eq=False)
@@ -84,6 +88,8 @@ class Plan:
       refused: operations on the signal path without a rule, and why.
       companions: for values of which some elements are constants, as is known only when the model
         runs, the value that says which (see `activity`): those that some rule wants to know.
+      open: the partial sums that cross the borders of loops and branches.
+      totals: for each of these, and each direction, the value that says what excites it.
       neurons: what operands are made of.
       ways: the direction of the probability at the values where it is not P+ throughout.
       regions: operations that are one step with others (see regions.py), by the one at the top.
@@ -102,6 +108,8 @@ class Plan:
     behind: dict[Value, list[Value]] = field(default_factory=dict)
     refused: dict[Op, str] = field(default_factory=dict)
     companions: dict[Value, Value] = field(default_factory=dict)
+    open: OpenSums = field(default_factory=OpenSums)
+    totals: dict[tuple[Value, int], Value] = field(default_factory=dict)
     neurons: Neurons = field(init=False)
     ways: Mapping[Value, Way] = field(default_factory=dict)
     regions: dict[Op, Region] = field(default_factory=dict)
@@ -132,8 +140,25 @@ class Plan:
             upper for upper, region in ((True, self.upper), (False, self.lower)) if value in region
         )
 
+    def beside(self, value: Value) -> dict[int, Value]:
+        """What is computed beside a value: by 0 its activity, by a direction what excites it."""
+        found = {0: self.companions[value]} if value in self.companions else {}
+        for direction in (1, -1) if value in self.open.sides else ():
+            if (value, direction) in self.totals:
+                found[direction] = self.totals[value, direction]
+        return found
+
+    def crossing(self, value: Value) -> tuple[Lane, ...]:
+        """The carriers of a value as it crosses a border."""
+        if value not in self.open.sides:
+            return self.lanes(value)
+        sides = [(side.direction, side.part) for side in self.open.sides[value]]
+        return tuple(Lane(upper, *side) for upper in self.phases(value) for side in sides)
+
     def lanes(self, value: Value) -> tuple[Lane, ...]:
         """The carriers of a value."""
+        if value in self.open.sides and value not in self.open.closings:
+            return self.crossing(value)
         directions = (1, -1) if self.ways.get(value) is BOTH else (0,)
         return tuple(Lane(u, direction) for u in self.phases(value) for direction in directions)
 

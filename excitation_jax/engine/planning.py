@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,8 +19,9 @@ from ..program.walk import borders, programs
 from ..rules.rule import Flow, Inside, Refuse, Site, Step, Through
 from ..rules.ruleset import RuleSet
 from .direction import Directions
+from .open_sums import find_open_sums
 from .plan import Plan
-from .regions import find_heads, find_regions
+from .regions import find_heads
 
 
 def analyse(
@@ -161,11 +163,21 @@ def _look_around(plan: Plan, contrasted: frozenset[Op]) -> None:
                 tail=None if found is None else found.get(op.outputs[0]),
             )
         plan.steps[op] = known
-    for program in programs(plan.program):
-        plan.regions |= find_regions(program, plan.steps, plan.facts, ways)
-        if contrasted:
-            plan.heads |= find_heads(program, plan.steps, plan.facts, ways, contrasted)
-    _want_companions(plan, (value for region in plan.regions.values() for value in region.values))
+    plan.regions, plan.open = find_open_sums(
+        plan.program, plan.steps, plan.facts, ways, plan.reached
+    )
+    plan.totals = {
+        (side.value, side.direction): Value(
+            side.value.shape, jnp.promote_types(side.value.dtype, jnp.float32),
+            varying=side.value.varying, steps=side.value.steps,
+        )
+        for sides in plan.open.sides.values()
+        for side in sides
+    }  # fmt: skip
+    for program in programs(plan.program) if contrasted else ():
+        plan.heads |= find_heads(program, plan.steps, plan.facts, ways, contrasted)
+    summed = ((*region.values, *region.leaves) for region in plan.regions.values())
+    _want_companions(plan, itertools.chain.from_iterable(summed))
 
 
 def _is_plain(plan: Plan, op: Op) -> bool:

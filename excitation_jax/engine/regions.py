@@ -4,26 +4,40 @@
 is; so are an ensemble's mean, and a convolution below an average pooling. Rules that merge (see
 `Rule.merges`) split P by the connections of all of them. What else reads an affine operation's
 value makes it a neuron of its own: a residual stream, say. ``a + b + c`` is one sum of three, in
-whatever order it is taken. Probability may arrive in both directions (see direction.py).
+whatever order it is taken. Probability may arrive in both directions (see direction.py). A sum that
+goes on across the border of a loop or branch is a region on either side (see open_sums.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-from jax import lax
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..program.affine import centred
 from ..program.facts import FactTable
-from ..program.primitives import Kind, indices, is_product, kind, row
-from ..program.slope import BOTH, Signed, Turning, Way, slope
+from ..program.primitives import Kind, is_product, kind
+from ..program.slope import BOTH, Signed, Turning, Way
 from ..program.trace import Op, Program, Value
-from ..rules.rule import Flow, Step, Structure, Through
+from ..rules.rule import Flow, Step, Through
 from .direction import Directions, box_of, disjoint, together
+from .summing import adds, behind_a_sum, is_pair, moves
 
 #: An operand of an operation, by its position.
 Place = tuple[Op, int]
+
+
+class Side(NamedTuple):
+    """Of a partial sum that crosses a border, what excites it on one side.
+
+    Attributes:
+      direction: what makes it larger, 1, or smaller, -1.
+      part: for the neuron, 1, or for the negated one of a contrast, -1.
+    """
+
+    value: Value
+    direction: int
+    part: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,28 +45,34 @@ class Region:
     """Affine operations, and the sums above them, that are one neuron at each place.
 
     Attributes:
-      top: the operation at whose output probability arrives.
+      output: the value at which probability arrives.
+      top: the operation that makes it; None where a body is given it.
       members: the affine operations.
+      leaves: the partial sums that come from across a border.
+      opens: it is itself a partial sum that goes on across a border: r = P / Z arrives.
       inner: the sums, scales and moves between these and the top, the top included, in order.
       others: (operation, position) of the summands that are neurons of their own.
       constants: the values that inner operations read and that do not depend on the input.
       signs: which way a part counts for the whole (None where it is positive): of the members'
-        outputs, of the other summands and of the whole. Where the probability arrives in both
-        directions, for P+.
+        outputs, of the leaves, of the other summands and of the whole. Where the probability
+        arrives in both directions, for P+.
       both: whether it does.
       whole: values below the output that are the whole, scaled and shifted.
       skipped: activations inside that are taken for the identity (see `find_heads`).
     """
 
-    top: Op
-    members: tuple[Op, ...]
-    inner: tuple[Op, ...]
-    others: tuple[Place, ...]
-    constants: tuple[Value, ...]
-    signs: Mapping[Op | Place, Signed | None]
-    both: bool
-    whole: tuple[Value, ...]
-    skipped: frozenset[Op]
+    output: Value
+    top: Op | None
+    members: tuple[Op, ...] = ()
+    leaves: tuple[Value, ...] = ()
+    opens: bool = False
+    inner: tuple[Op, ...] = ()
+    others: tuple[Place, ...] = ()
+    constants: tuple[Value, ...] = ()
+    signs: Mapping[Op | Place | Value, Signed | None] = field(default_factory=dict)
+    both: bool = False
+    whole: tuple[Value, ...] = ()
+    skipped: frozenset[Op] = frozenset()
 
     @property
     def directions(self) -> tuple[int, ...]:
@@ -65,32 +85,44 @@ class Region:
         return (*self.members, *self.inner)
 
     @property
+    def terms(self) -> tuple[Value, ...]:
+        """The affine values that are summed."""
+        return (*(op.outputs[0] for op in self.members), *self.leaves)
+
+    @property
     def asked(self) -> tuple[Op, ...]:
-        """The operations whose operands' activations, or whose sign, the region asks for."""
-        ops = (*self.members, *(op for op, _ in self.others), self.top)
-        return tuple(dict.fromkeys(ops))
+        """The operations whose operands' activations the region asks for."""
+        return tuple(dict.fromkeys((*self.members, *(op for op, _ in self.others))))
 
     @property
     def values(self) -> tuple[Value, ...]:
         """The values below its output that are its neurons' partial sums."""
-        return tuple(v for op in self.merged if op is not self.top for v in op.outputs)
+        return tuple(v for op in self.merged for v in op.outputs if v is not self.output)
 
 
 def find_regions(
-    program: Program, steps: Mapping[Op, Step], facts: FactTable, directions: Directions
-) -> dict[Op, Region]:
-    """The regions of a program, by the operation at their top; the largest ones."""
+    program: Program, steps: Mapping[Op, Step], facts: FactTable, directions: Directions,
+    crossing: Set[Value] = frozenset(),
+) -> dict[Op, Region]:  # fmt: skip
+    """The regions of a program, by the operation at their top; the largest ones.
+
+    Args:
+      crossing: partial sums that cross borders.
+    """
     found: dict[Op, Region] = {}
     taken: set[Op] = set()
     for op in reversed(program.ops):
         if op in taken or op not in steps:
             continue
-        behind = _behind_a_sum(op, steps, facts)
+        opens = op.outputs[0] in crossing and op.nest is None and len(op.outputs) == 1
+        behind = set[Op]() if opens else behind_a_sum(op, steps, facts)
         if behind is None:
             continue
-        region = _Growth(steps, facts, directions, op, behind).region()
+        region = _Growth(steps, facts, directions, op, behind, crossing=crossing).region()
+        if region is None or (opens and region.others):
+            continue  # what crosses is no partial sum, as `open_sums` will see
         # Constants behind a sum count where an activation shares with all affine terms.
-        if region is not None and (not behind or (region.members and region.others)):
+        if not behind or (region.terms and region.others):
             found[op] = region
             taken.update(region.merged)
     return found
@@ -109,7 +141,7 @@ def find_heads(
     taken: set[Op] = set()
     for op in reversed(program.ops):
         step = steps.get(op)
-        if step is None or op in taken or not _adds(step) or _is_pair(op):
+        if step is None or op in taken or not adds(step) or is_pair(op):
             continue
         region = _Growth(steps, facts, directions, op, set(), skips=True).region()
         if region is None or not region.members or region.others:
@@ -120,72 +152,31 @@ def find_heads(
     return found
 
 
-def _behind_a_sum(op: Op, steps: Mapping[Op, Step], facts: FactTable) -> set[Op] | None:
-    """The scales and shifts behind a sum, down from one of them; None where there is no sum.
-
-    What turns the sum, or is written inside of a function with a name (the 3 in ``hard_sigmoid``),
-    is the activation's.
-    """
-    behind: set[Op] = set()
-    while (step := steps.get(op)) is not None and not _adds(step):
-        if not isinstance(step.route, Through) or not _moves(step, facts):
-            return None
-        way = slope(op, step.route.source, facts)
-        producer = facts[step.route.source].producer
-        readers = facts.consumers[step.route.source]
-        if (isinstance(way, Signed) and way.minus) or producer is None or len(readers) != 1:
-            return None
-        behind.add(op)
-        op = producer
-    return None if step is None or any(o.call != op.call for o in behind) else behind
-
-
-def _adds(step: Step) -> bool:
-    op = step.site.op
-    pools = step.rule.connects and step.site.facts.pools(op)
-    sums = isinstance(step.route, Flow) and len(op.outputs) == 1
-    return sums and (step.rule.merges or pools) and step.rule.left_out(step) is None
-
-
-def _is_pair(op: Op) -> bool:
-    """Whether a sum is one of two operands."""
-    return kind(op.primitive) is Kind.ELEMENTWISE
-
-
-def _moves(step: Step, facts: FactTable) -> bool:
-    """Whether an operation is linear in one value, with constants that are known by then."""
-    op = step.site.op
-    if isinstance(step.route, Structure) or op.primitive is lax.scatter_p:
-        which = [v for i, v in enumerate(op.inputs) if i in indices(op.primitive)]
-        return not any(facts[value].active for value in which)
-    known = row(op.primitive)
-    if not isinstance(step.route, Through) or known is None or not known.affine:
-        return False
-    active = [value for value in op.inputs if facts[value].active]
-    divides = op.primitive is lax.div_p and op.inputs[0] not in active
-    return active == [step.route.source] and not divides
-
-
 class _Growth:
     """Grows a region from its top down, as far as nothing else reads what it takes in.
 
     Args:
       behind: scales and shifts from the top down to the first sum.
       skips: activations are taken for the identity.
+      crossing: partial sums that cross borders.
     """
 
     def __init__(
         self, steps: Mapping[Op, Step], facts: FactTable, directions: Directions, top: Op,
-        behind: set[Op], skips: bool = False,
+        behind: set[Op], skips: bool = False, crossing: Set[Value] = frozenset(),
     ):  # fmt: skip
         self.steps, self.facts, self.directions, self.top = steps, facts, directions, top
-        self.behind, self.skips = behind, skips
+        self.behind, self.skips, self.crossing = behind, skips, crossing
+        self.opens = top.outputs[0] in crossing and len(top.outputs) == 1
         self.members: list[Op] = []
         self.inner: list[Op] = []
+        self.leaves: list[Value] = []
 
     def region(self) -> Region | None:
         """The region; None where the operation merges nothing."""
         barred: set[Op] = set()
+        if self.opens and not self._is_partial_sum():
+            return None
         while True:
             self._grow(barred)
             out = mixed if (mixed := self._mixed()) else self._unclear()
@@ -195,24 +186,26 @@ class _Growth:
                 break
             barred |= out
         others = self._others()
-        if not self.members and len(others) < 3 and not self._hides_constants(others):
+        terms = self.members or self.leaves
+        if not terms and len(others) < 3 and not self._hides_constants(others):
             return None
         read = {v: None for op in self.inner for v in op.inputs if not self.facts[v].active}
         constants = tuple(value for value in read if value.literal is None)
         ways = self._ways()
-        parts: dict[Op | Place, Way] = {op: ways[op.outputs[0]] for op in self.members}
+        parts: dict[Op | Place | Value, Way] = {op: ways[op.outputs[0]] for op in self.members}
+        parts |= {value: ways[value] for value in (*self.leaves, self.top.outputs[0])}
         parts |= {(op, i): self.directions.of_part(op, op.inputs[i], ways) for op, i in others}
-        parts[self.top] = ways[self.top.outputs[0]]
         signs = {part: way for part, way in parts.items() if not isinstance(way, Turning)}
-        both = self.directions.ways.get(self.top.outputs[0]) is BOTH
+        both = self.directions.ways.get(self.top.outputs[0]) is BOTH and not self.opens
         return Region(
-            self.top, tuple(self.members[::-1]), tuple(self.inner[::-1]), tuple(others), constants,
-            signs, both, tuple(v for op in self.behind for v in self.steps[op].sources),
+            self.top.outputs[0], self.top, tuple(self.members[::-1]), tuple(self.leaves),
+            self.opens, tuple(self.inner[::-1]), tuple(others), constants, signs, both,
+            tuple(v for op in self.behind for v in self.steps[op].sources),
             frozenset(op for op in self.inner if self._activates(op)),
         )  # fmt: skip
 
     def _others(self) -> list[Place]:
-        made = {v for op in (*self.members, *self.inner) for v in op.outputs}
+        made = {*self.leaves, *(v for op in (*self.members, *self.inner) for v in op.outputs)}
         return [
             (op, i)
             for op in self.inner
@@ -222,7 +215,7 @@ class _Growth:
 
     def _hides_constants(self, others: list[Place]) -> bool:
         """Whether a sum of sums has constants among its summands, which partial sums would hide."""
-        several = sum(_adds(self.steps[op]) for op in self.inner) > 1
+        several = sum(adds(self.steps[op]) for op in self.inner) > 1
         return several and any(not self.facts[op.inputs[i]].activity.whole for op, i in others)
 
     def _parts(self, op: Op) -> list[Value]:
@@ -232,7 +225,10 @@ class _Growth:
         return [value for value in op.inputs if self.facts[value].active]
 
     def _grow(self, barred: set[Op]) -> None:
-        self.members, self.inner = [], [self.top]
+        self.members, self.inner, self.leaves = [], [self.top], []
+        if self.opens and self._connects(self.steps[self.top]):
+            self.members, self.inner = [self.top], []
+            return
         inside, pending = {self.top}, self._makers(self.top)
         activated, summed = set[Op](), set[Op]()
         while pending:
@@ -249,8 +245,16 @@ class _Growth:
                 pending |= self._makers(op)
                 if self._activates(op) or self._readers(op) <= activated:
                     activated.add(op)
-                if op in activated and (_adds(step) or self._readers(op) & summed):
+                if op in activated and (adds(step) or self._readers(op) & summed):
                     summed.add(op)
+        for value in dict.fromkeys(v for op in self.inner for v in self._parts(op)):
+            alone = value not in self.facts.ends and inside.issuperset(self.facts.consumers[value])
+            if value in self.crossing and alone:
+                self.leaves.append(value)
+
+    def _is_partial_sum(self) -> bool:
+        step = self.steps[self.top]
+        return self._connects(step) or adds(step) or moves(step, self.facts)
 
     def _takes(self, op: Op, step: Step, activated: set[Op], summed: set[Op]) -> bool:
         """Whether an operation adds, moves or scales parts of the whole.
@@ -262,9 +266,9 @@ class _Growth:
         """
         if self._activates(op):
             return not self._readers(op) & summed
-        pair = _adds(step) and _is_pair(op)
+        pair = adds(step) and is_pair(op)
         whole = not self.skips or not pair or self._readers(op) <= activated
-        return (_adds(step) and whole) or _moves(step, self.facts)
+        return (adds(step) and whole) or moves(step, self.facts)
 
     def _makers(self, op: Op) -> set[Op]:
         made = (self.facts[value].producer for value in op.inputs)
@@ -285,7 +289,7 @@ class _Growth:
     def _activates(self, op: Op) -> bool:
         """Whether it is an activation that is skipped."""
         step = self.steps[op]
-        through = self.skips and isinstance(step.route, Through) and not _moves(step, self.facts)
+        through = self.skips and isinstance(step.route, Through) and not moves(step, self.facts)
         if not through:
             return False
         # The y - max of a logsumexp is part of its activation.
@@ -314,33 +318,36 @@ class _Growth:
 
     def _mixed(self) -> set[Op]:
         """Moves and scales that stay outside: those of more than affine values, or than sums."""
-        pure = {value for op in self.members for value in op.outputs}
-        mixed = set()
+        pure = {*self.leaves, *(value for op in self.members for value in op.outputs)}
+        mixed, alone = set(), not pure
         for op in reversed(self.inner):
-            adds = _adds(self.steps[op])
-            if pure.issuperset(self._parts(op)) or (adds and not self.members):
+            summed = adds(self.steps[op])
+            if pure.issuperset(self._parts(op)) or (summed and alone):
                 pure.update(op.outputs)
-            elif not adds and op not in self.behind:
+            elif not summed and op not in self.behind:
                 mixed.add(op)
         return mixed
 
     def _ways(self) -> dict[Value, Way]:
         """Which way the values inside count for the whole; `BOTH` where they do not agree."""
         whole = self.directions.ways.get(self.top.outputs[0])
-        ways: dict[Value, Way] = {self.top.outputs[0]: None if whole is BOTH else whole}
-        made = {v for op in (*self.members, *self.inner) for v in op.outputs}
+        known = not self.opens and whole is not BOTH
+        ways: dict[Value, Way] = {self.top.outputs[0]: whole if known else None}
+        made = {*self.leaves, *(v for op in (*self.members, *self.inner) for v in op.outputs)}
         edges: dict[Value, list[tuple[Op | None, Way]]] = {}
         for op in (*self.inner, *self.members):
             ways.update((v, together(edges[v], v)) for v in op.outputs if v in edges)
             for value in dict.fromkeys(v for v in op.inputs if v in made):
                 way = self.directions.of_part(op, value, ways)
                 edges.setdefault(value, []).append((op, way))
-        return ways
+        return ways | {value: together(edges[value], value) for value in self.leaves}
 
     def _unclear(self) -> set[Op]:
         """Operations of which the outputs' ways are not known, or those of what they add."""
         ways = self._ways()
         made = {op for op in (*self.members, *self.inner) if ways.get(op.outputs[0]) is BOTH}
+        leaves = {value for value in self.leaves if ways[value] is BOTH}
+        made |= {op for op in self.inner if leaves.intersection(op.inputs)}
         return made | {
             op for op, i in self._others()
             if op not in made and self.directions.of_part(op, op.inputs[i], ways) is BOTH

@@ -25,7 +25,7 @@ class RegionRows:
         jacobians: Mapping[Place, list[Dense]],
     ):  # fmt: skip
         self.region, self.env, self.run, self.jacobians = region, env, run, jacobians
-        self.top = region.top.outputs[0]
+        self.top = region.output
         self.rows = math.prod(self.top.shape)
         self.made = {v for op in region.merged for v in op.outputs}
         # A part of the whole counts by its factor; its amount by that one's size.
@@ -140,7 +140,7 @@ class RegionRows:
             y = y - self.signed[op, i] @ np.ravel(np.asarray(summand))
         values = [op.outputs[0] for op in region.members]
         own = sum(self.counts[value] @ active(run, value, self.env) for value in values)
-        sign = signs(region.signs[region.top], self.top, run)
+        sign = signs(region.signs[self.top], self.top, run)
         return np.maximum(direction * sign * y, 0), np.asarray(own) > 0
 
 

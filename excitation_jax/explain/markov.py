@@ -22,7 +22,7 @@ import numpy as np
 from ..engine.carriers import Evaluation, bind, note_activity
 from ..engine.direction import Read
 from ..engine.excite import evaluate_program
-from ..engine.plan import Lane
+from ..engine.plan import Lane, Plan
 from ..program.hints import Bounds, hints
 from ..program.slope import Signed
 from ..program.trace import Value
@@ -114,6 +114,7 @@ def markov_chain(
     plan, program = prepared.plan, prepared.program
     if len(prepared.tapped) != 1 or len(program.outputs) != 1:
         raise ValueError("a Markov chain is written out for one input and one output array")
+    _refuse(plan)
     inside = {value for region in plan.regions.values() for value in region.values}
     values = [prepared.tapped[0]]
     values += [
@@ -145,16 +146,6 @@ def markov_chain(
                     transition[where[lane, output], where[source]] += part[:, None] * block
 
     for op, step in plan.steps.items():
-        if step.rule.evenly:
-            raise NotImplementedError(
-                f"no matrix for the rules {rules.name}, which hand on evenly: "
-                "the chain is that of Eq. 6 alone"
-            )
-        if isinstance(step.route, Inside):
-            raise NotImplementedError(
-                f"no matrix for the {op.primitive.name} in "
-                f"{step.site.path or 'the model'}: write the loop or branch out"
-            )
         if (region := plan.regions.get(op)) is not None:
             whole = RegionRows(region, env, run, matrices)
             found = {direction: whole.of(direction) for direction in region.directions}
@@ -179,6 +170,21 @@ def markov_chain(
     passed = {name: (parts[v], v.shape) for name, v in read.items() if v in inside}
     out, places["input"] = program.outputs[0], place(prepared.tapped[0])
     return MarkovChain(transition, where[plan.lane(False, out, 1), out], places, passed)
+
+
+def _refuse(plan: Plan) -> None:
+    """Raises where an operation has no matrix."""
+    for op, step in plan.steps.items():
+        if step.rule.evenly:
+            raise NotImplementedError(
+                f"no matrix for the rules {plan.rules.name}, which hand on evenly: "
+                "the chain is that of Eq. 6 alone"
+            )
+        if isinstance(step.route, Inside):
+            raise NotImplementedError(
+                f"no matrix for the {op.primitive.name} in "
+                f"{step.site.path or 'the model'}: write the loop or branch out"
+            )
 
 
 def _parts(

@@ -237,7 +237,8 @@ def _run(
         for op in planned
         if isinstance(plan.steps[op].route, parts) or plan.facts.masks(op) or op in plan.regions
     ]
-    ending = [op for op in ending if op.nest is None or op.nest.devices]
+    closed = {op for op in ending if not plan.open.closings.keys().isdisjoint(op.outputs)}
+    ending = [op for op in ending if op.nest is None or op.nest.devices or op in closed]
     values = [value for (value,) in arriving.values()]
     read: list[Value | Op] = [*prepared.explained, *values, *ending]
 

@@ -52,7 +52,7 @@ def to_come(name: str, place: Place, identity: Identity) -> str:
         return "D4"  # a border leaves one bound for all elements
     made_by = place.made_by.rpartition(" ")[2]
     if identity.group == "loop" and name == "residual sums" and made_by == "add":
-        return "D2"  # what crosses a border is a value, and no part of a sum
+        return "D2"  # with an activation among the summands, what crosses a border is a value
     if name == "softmax over a mixture" and made_by == "reduce_sum":
         return "D7"  # a softmax written by hand is one for what it is divided by
     inner = place.made_by.endswith("> jit")  # jnp.where inside of an activation
