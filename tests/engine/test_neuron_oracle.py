@@ -26,7 +26,8 @@ EXACT = 1e-9
 
 #: The rules that the spellings may need.
 NEEDS = ("D1", "D2", "D3", "D4", "D5", "D7")
-#: Identities that hide a linear head from its pooling (D6), which is not seen across a border yet.
+#: Identities that hide a linear head from its pooling (D6), and a gate from what reads the product
+#: (D3): neither is seen across a border yet.
 HIDING = ("cond", "scan of one step")
 
 
