@@ -17,7 +17,7 @@ from ..program.trace import Op, Program, Value, read_value
 from ..rules.arithmetic import shared
 from ..rules.rule import Call, Step, Structure
 from .direction import Read
-from .plan import Lane, Plan
+from .plan import Beside, Lane, Plan
 
 Arrays = dict[Value, jax.Array]
 #: Carriers by lane and value.
@@ -47,11 +47,15 @@ class Evaluation(NamedTuple):
         known = self.plan.facts[value].activity
         return env[self.plan.companions[value]] if known.late else known.pattern
 
-    def beside(self, what: int, value: Value, env: Arrays) -> Any:
-        """What is computed beside a value (see `Plan.beside`)."""
-        if what == 0:
+    def beside(self, what: Beside, value: Value, env: Arrays) -> Any:
+        """What is computed beside a value."""
+        if what is Beside.ACTIVITY:
             return self.active(value, env)
-        total = self.plan.totals.get((value, what))
+        if what in (Beside.LOW, Beside.HIGH):
+            low, high = self.plan.neurons.bounds.ends(value, env.__getitem__)
+            end = jnp.asarray(low if what is Beside.LOW else high, float)
+            return compat.mark_varying(jnp.broadcast_to(end, value.shape), value.varying)
+        total = self.plan.totals.get((value, what.value))
         return carrier(value) if total is None else env[total]
 
 

@@ -159,7 +159,7 @@ def _known_of(run: Evaluation, region: Region, env: Arrays) -> Known:
         [knowledge(run, run.plan.steps[op], env) for op in region.asked], signs,
         [env[value] for value in region.constants],
         [value_of(value) for value in region.terms] if region.others else [],
-        [run.beside(d, value, env) for value, d in _crossing(run.plan, region)],
+        [env[run.plan.totals[key]] for key in _crossing(run.plan, region)],
     )  # fmt: skip
 
 

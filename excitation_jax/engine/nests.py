@@ -370,7 +370,10 @@ def _read(plan: Plan, op: Op) -> list[Value]:
     step = plan.steps.get(op)
     if step is not None:
         read += step.sources
-        read += [v for reading in step.readings if reading is not None for v in reading.needed]
+        for reading in (reading for reading in step.readings if reading is not None):
+            read += reading.needed
+            for bound in reading.bounds.values():
+                read += [known for v in bound.crossed for known in plan.beside(v).values()]
         read += [v for other in step.between for v in other.inputs]
     if op in plan.regions:  # of which parts may lie in another call
         region = plan.regions[op]

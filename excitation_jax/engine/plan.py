@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,6 +76,19 @@ class Lane(NamedTuple):
     part: int = 0
 
 
+class Beside(enum.Enum):
+    """What may be computed beside a value.
+
+    Which elements depend on the input; what excites it in a direction; its elements' bounds.
+    """
+
+    ACTIVITY = 0
+    LARGER = 1
+    SMALLER = -1
+    LOW = 2
+    HIGH = 3
+
+
 @dataclass(eq=False)
 class Plan:
     """A program, with a rule for every operation on the signal path.
@@ -88,6 +102,7 @@ class Plan:
       refused: operations on the signal path without a rule, and why.
       companions: for values of which some elements are constants, as is known only when the model
         runs, the value that says which (see `activity`): those that some rule wants to know.
+      bounded: values whose elements' bounds are carried across borders (see `ElementBounds`).
       open: the partial sums that cross the borders of loops and branches.
       totals: for each of these, and each direction, the value that says what excites it.
       neurons: what operands are made of.
@@ -108,6 +123,7 @@ class Plan:
     behind: dict[Value, list[Value]] = field(default_factory=dict)
     refused: dict[Op, str] = field(default_factory=dict)
     companions: dict[Value, Value] = field(default_factory=dict)
+    bounded: set[Value] = field(default_factory=set)
     open: OpenSums = field(default_factory=OpenSums)
     totals: dict[tuple[Value, int], Value] = field(default_factory=dict)
     neurons: Neurons = field(init=False)
@@ -140,12 +156,15 @@ class Plan:
             upper for upper, region in ((True, self.upper), (False, self.lower)) if value in region
         )
 
-    def beside(self, value: Value) -> dict[int, Value]:
-        """What is computed beside a value: by 0 its activity, by a direction what excites it."""
-        found = {0: self.companions[value]} if value in self.companions else {}
-        for direction in (1, -1) if value in self.open.sides else ():
-            if (value, direction) in self.totals:
-                found[direction] = self.totals[value, direction]
+    def beside(self, value: Value) -> dict[Beside, Value]:
+        """What is computed beside a value: `Beside` says what."""
+        found = {Beside.ACTIVITY: self.companions[value]} if value in self.companions else {}
+        if value in self.bounded:
+            low, high = self.neurons.bounds.beside(value)
+            found |= {Beside.LOW: low, Beside.HIGH: high}
+        for what in (Beside.LARGER, Beside.SMALLER) if value in self.open.sides else ():
+            if (value, what.value) in self.totals:
+                found[what] = self.totals[value, what.value]
         return found
 
     def crossing(self, value: Value) -> tuple[Lane, ...]:

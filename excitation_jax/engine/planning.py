@@ -174,6 +174,9 @@ def _look_around(plan: Plan, contrasted: frozenset[Op]) -> None:
         for sides in plan.open.sides.values()
         for side in sides
     }  # fmt: skip
+    readings = (reading for step in plan.steps.values() for reading in step.readings if reading)
+    crossed = (bound.crossed for reading in readings for bound in reading.bounds.values())
+    plan.bounded = plan.neurons.bounds.handed(itertools.chain.from_iterable(crossed))
     for program in programs(plan.program) if contrasted else ():
         plan.heads |= find_heads(program, plan.steps, plan.facts, ways, contrasted)
     summed = ((*region.values, *region.leaves) for region in plan.regions.values())

@@ -2,17 +2,20 @@
 
 A ReLU's and a tanh's features side by side, then averaged; a window that hangs over the border; an
 average behind a BatchNorm: each element has a bound of its own, which may depend on constants. It
-is the interval arithmetic of intervals.py on arrays, evaluated with the model.
+is the interval arithmetic of intervals.py on arrays, evaluated with the model. Into loops and
+branches, from step to step and out again, bounds go beside their values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import compat
@@ -20,20 +23,30 @@ from .affine import scaled
 from .facts import FactTable
 from .intervals import FILL, INF
 from .primitives import ADDITIONS, Kind, indices, is_product, kind
+from .record import Role
 from .trace import Op, Value
 
 #: Stands for infinity, and by what least weight it still does.
 LARGE, NONE = 1e30, 1e-12
 
+#: Functions that do not fall, of which a bound of the operand gives one.
+_RISING = (lax.tanh_p, lax.logistic_p, lax.exp_p, lax.erf_p)
+
 #: Reads a constant's array.
 Reader = Callable[[Value], Any]
+#: The bounds of a value's elements, below and above, from a reader.
+Ends = Callable[[Reader], tuple[Any, Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """The lower bounds of a value's elements, from a reader of constants."""
+    """The lower bounds of a value's elements, from a reader of constants.
+
+    ``crossed``: the values that came across a border, of which the bounds are read as well.
+    """
 
     read: Callable[[Reader], jax.Array]
+    crossed: frozenset[Value] = frozenset()
 
 
 class ElementBounds:
@@ -42,11 +55,77 @@ class ElementBounds:
     def __init__(self, facts: FactTable):
         self.facts = facts
         self._differ: dict[Value, bool] = {}
+        self._found: dict[Value, Ends] = {}
+        self._beside: dict[Value, tuple[Value, Value]] = {}
+        self._behind: dict[Value, frozenset[Value]] = {}
 
     def lower(self, value: Value) -> Bounds:
         """The lower bounds of a value's elements."""
         ends = self._ends(value)
-        return Bounds(lambda read: ends(read)[0])
+        return Bounds(lambda read: ends(read)[0], self._crossed(value))
+
+    def beside(self, value: Value) -> tuple[Value, Value]:
+        """What stands for the bounds of a value that came across a border: below and above."""
+        if value not in self._beside:
+            low, high = (
+                Value(value.shape, np.dtype(float), varying=value.varying, steps=value.steps)
+                for _ in range(2)
+            )
+            self._beside[value] = low, high
+        return self._beside[value]
+
+    def ends(self, value: Value, read: Reader) -> tuple[jax.Array, jax.Array]:
+        """The bounds of a value's elements; a constant is its own."""
+        if self.facts[value].active:
+            return self._ends(value)(read)
+        number = jnp.asarray(value.literal if value.literal is not None else read(value), float)
+        return number, number
+
+    def handed(self, values: Iterable[Value]) -> set[Value]:
+        """All whose bounds cross borders for the sake of these, which came across one."""
+        found: set[Value] = set()
+        pending = list(values)
+        while pending:
+            value = pending.pop()
+            if value not in found:
+                found.add(value)
+                for part in self._across(value):
+                    pending.extend(self._crossed(part))
+        return found
+
+    def _across(self, value: Value) -> list[Value]:
+        """What a value is on the other side of the border that it came across; none for others."""
+        return [v for v in self.facts.across.get(value, ()) if v.floating]
+
+    def _crossed(self, value: Value) -> frozenset[Value]:
+        """The values from across borders whose bounds those of a value are made of."""
+        if value in self._behind:
+            return self._behind[value]
+        op, found = self.facts[value].producer, frozenset[Value]()
+        if self.facts[value].active and self.differ(value):
+            if self._across(value):
+                found = frozenset([value])
+            elif op is not None and value not in self.facts.explained:
+                found = found.union(*(self._crossed(v) for v in op.inputs if v.floating))
+        self._behind[value] = found
+        return found
+
+    def _differ_across(self, value: Value) -> bool:
+        """Whether bounds differ by element, or by step or branch, of what came across a border."""
+        parts = self._across(value)
+        active = [v for v in parts if self.facts[v].active]
+        # Constants count beside neurons; where no element is one yet, h is 0 whatever its bound.
+        beside = any(size > 1 for size in self.facts[value].activity.shape)
+        lows = {self.facts[v].interval.low for v in (parts if beside else active)}
+        if -INF in lows:  # of what is not below 0, h is the same without a bound
+            lows.discard(0)
+        known = set(self._differ)
+        self._differ[value] = False  # unless what a step hands on says otherwise
+        grows = value in self.facts.widened
+        found = grows or len(lows) > 1 or any(map(self.differ, active))
+        if found:
+            self._differ = {v: d for v, d in self._differ.items() if d or v in known}
+        return found
 
     def differ(self, value: Value) -> bool:
         """Whether a neuron's elements have different lower bounds, as far as is known (D4)."""
@@ -59,7 +138,7 @@ class ElementBounds:
         if value in self.facts.explained:
             return self.facts.hints.varies
         if op is None or op.nest is not None or not known.active:
-            return False
+            return known.active and self._differ_across(value)
         active = [v for v in op.inputs if self.facts[v].active and v.floating]
         if not active or self._chooses(op):
             return False
@@ -76,11 +155,15 @@ class ElementBounds:
             return below or (unknown and (interval.low > -INF or interval.high < INF))
         if self.facts.pools(op):  # by weights of which it is not looked up how they add up
             return below or (-INF < interval.low < 0)
+        if op.primitive in _RISING and (value.steps or self._across(active[0])):
+            return below  # of a loop's state, by the bound of each step
         if known.parent is not None or self.facts.is_learned_layer(op):
             return False  # a function of one neuron has a bound of its own, a layer none
         if how is Kind.SUM and op.primitive in (lax.reduce_window_sum_p, lax.cumsum_p):
             return below or (-INF < interval.low < 0)  # fewer summands at the border
-        pairs = op.primitive in (*ADDITIONS, lax.sub_p, lax.max_p, lax.min_p)
+        if known.role is Role.NORMALISER:
+            return False
+        pairs = op.primitive in (*ADDITIONS, lax.sub_p, lax.mul_p, lax.max_p, lax.min_p)
         return below and (pairs or how is Kind.WINNER or op.primitive is lax.reduce_sum_p)
 
     def _chooses(self, op: Op) -> bool:
@@ -98,8 +181,13 @@ class ElementBounds:
         known = self.facts[constant].known
         return float("nan") if known is None else float(known)
 
-    def _ends(self, value: Value) -> Callable[[Reader], tuple[Any, Any]]:
+    def _ends(self, value: Value) -> Ends:
         """A reader of the bounds of a value's elements, below and above."""
+        if value not in self._found:
+            self._found[value] = self._find_ends(value)
+        return self._found[value]
+
+    def _find_ends(self, value: Value) -> Ends:
         interval, op = self.facts[value].interval, self.facts[value].producer
         moves = op is not None and kind(op.primitive) is Kind.MOVE and not self._chooses(op)
         fills = op is not None and moves and self._fills(op)
@@ -108,6 +196,9 @@ class ElementBounds:
         if value in self.facts.explained:
             said = self.facts.hints
             return lambda read: (_full(value, said.low), _full(value, said.high))
+        if self._across(value):
+            low, high = self.beside(value)
+            return lambda read: (read(low), read(high))
         assert op is not None
         below = {v: self._ends(v) for v in op.inputs if self.facts[v].active and v.floating}
         least = min(self.facts[v].interval.low for v in below)
@@ -124,6 +215,11 @@ class ElementBounds:
             if op.primitive is lax.sub_p:
                 (a, b), (c, d) = (found[v] for v in op.inputs)
                 return a - d, b - c
+            if op.primitive is lax.mul_p:
+                a, b = (found[v] for v in op.inputs)
+                corners = [jnp.where((x == 0) | (y == 0), 0, x * y) for x in a for y in b]
+                down, up = jnp.minimum, jnp.maximum
+                return functools.reduce(down, corners), functools.reduce(up, corners)
 
             pools = self.facts.pools(op)
 

@@ -42,6 +42,8 @@ class FactTable(Questions, Forward):
             self.by_construction = FactTable(program, explained, told)
         self._paths = {op: held.module_path(op) for held, op in program.all_ops() if hints.gates}
         self._met: set[str] = set()
+        #: What has a lower bound at each step of a loop, but none for all.
+        self.widened: set[Value] = set()
         for value in program.inputs:
             active, owner = value in explained, program.owners.get(value)
             modules = frozenset([] if active or owner is None else [owner])
@@ -149,6 +151,8 @@ class FactTable(Questions, Forward):
             after = either(before, self[out], widen=rounds > 2)
             if not agree(before, after):
                 changed = True
+                if before.interval.low > -INF == after.interval.low < self[out].interval.low:
+                    self.widened.add(into)
                 self._new(into, after)
         return changed
 

@@ -146,7 +146,7 @@ class Neurons:
     def __init__(self, facts: FactTable):
         self.facts = facts
         self._found: dict[Value, Reading | None] = {}
-        self._bounds = ElementBounds(facts)
+        self.bounds = ElementBounds(facts)
 
     def reading(self, value: Value) -> Reading | None:
         """How an operand is made of other neurons; None where it is a neuron itself."""
@@ -214,7 +214,7 @@ class Neurons:
         self._descend(value, made, neurons, False)
         ops = sorted(dict.fromkeys(made.values()), key=lambda op: op.index)
         sign = self._sign(value, ops, neurons)
-        bounds = {v: self._bounds.lower(v) for v in neurons if self._bounds.differ(v)}
+        bounds = {v: self.bounds.lower(v) for v in neurons if self.bounds.differ(v)}
         lows = set(neurons.values())
         plain = sign is None and (value in neurons or self._is_plain(ops, lows, value))
         if plain and not bounds:

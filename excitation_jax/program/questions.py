@@ -90,6 +90,21 @@ class Questions:
                     found[entry.inner] = [entry.outer, *handed]
         return found
 
+    @functools.cached_property
+    def across(self) -> Mapping[Value, Sequence[Value]]:
+        """What crosses the borders of loops and branches: what it is on the other side."""
+        found: dict[Value, list[Value]] = {}
+        for _, op in self.program.all_ops():
+            for border in () if self.apart(op) else borders(op):
+                for entry in border.entries:
+                    handed = [out for out, into in border.handed if into is entry.inner]
+                    found[entry.inner] = [entry.outer, *handed]
+                for exit in border.exits:
+                    found.setdefault(exit.outer, []).append(exit.inner)
+                    if exit.carried:  # which is what the first step gets, where there is none
+                        found[exit.outer].append(dict(border.handed)[exit.inner])
+        return found
+
     def makers(self, value: Value) -> Sequence[Value]:
         """The values that a value was made of, at once."""
         op = self[value].producer

@@ -107,23 +107,19 @@ def unify(program: Program) -> None:
     program.unchanged = {v: same.get(before, before) for v, before in program.unchanged.items()}
 
 
-#: A function of more values than these is not looked at.
-_MOST = 16
-
-
 def _meeting(program: Program) -> set[Value]:
-    """The sums and layers of which an elementwise function reads the first writing, too."""
+    """The sums and layers of which a function of one value reads the first writing, too."""
     twins = program.expressions.twins
     found: set[Value] = set()
-    bases: dict[Value, frozenset[Value]] = {}
+    bases: dict[Value, set[Value]] = {}
     for op in program.ops if twins else ():
-        if op.nest is not None or not _is_elementwise(op):
-            continue
-        every = (bases.get(value, frozenset([value])) for value in op.inputs)
-        met: frozenset[Value] = frozenset().union(*every)
-        found.update(v for v in met if v in twins and _first(v, twins) in met)
-        few: frozenset[Value] = met if len(met) <= _MOST else frozenset()
-        bases.update((value, few) for value in op.outputs)
+        if op.nest is None and kind(op.primitive) in _SUMS:
+            bases.update((value, {value}) for value in op.outputs)
+        elif op.nest is None and _is_elementwise(op):
+            met = set[Any]().union(*(bases.get(value, ()) for value in op.inputs))
+            if len({_first(value, twins) for value in met}) == 1:
+                found.update(met.intersection(twins) if len(met) > 1 else ())
+                bases.update((value, met) for value in op.outputs)
     return found
 
 
