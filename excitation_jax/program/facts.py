@@ -295,7 +295,7 @@ class FactTable(Questions, Forward):
 
 
 def _of_signals(op: Op, inputs: Sequence[Facts]) -> list[Interval]:
-    """The operands' ranges; the signal's for unknown constants beside it, which are no neurons.
+    """The operands' ranges; the signal's for constants beside it, which are no neurons.
 
     So for a fill value that stands for minus infinity: the -1e9 of a masked maximum is not the
     bound of what the mask leaves.
@@ -306,9 +306,7 @@ def _of_signals(op: Op, inputs: Sequence[Facts]) -> list[Interval]:
     moves = kind(op.primitive) is Kind.MOVE
     return [
         facts.interval
-        if facts.active
-        or signal is None
-        or (facts.interval.high > FILL and not (moves and facts.interval.low == -INF))
+        if facts.active or signal is None or (facts.interval.high > FILL and not moves)
         else signal
         for facts in inputs
     ]

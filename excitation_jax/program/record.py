@@ -84,9 +84,8 @@ def either(a: Facts, b: Facts, widen: bool = False) -> Facts:
     Args:
       widen: give up an end of the interval that has moved again from ``a`` to ``b``.
     """
-    # Of constants, which are no neurons, what is not known is no bound of the others.
-    told = [f.interval for f in (a, b) if f.active or f.interval.low > -INF]
-    low, high = intervals.union(told or [ANYTHING])
+    signals = [known for known in (a, b) if known.active] or [a, b]  # constants are no neurons
+    low, high = intervals.union(known.interval for known in signals)
     if widen:
         low = low if low == a.interval.low else -INF
         high = high if high == a.interval.high else INF

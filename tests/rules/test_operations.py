@@ -702,7 +702,7 @@ CARRIED: dict[str, tuple[Function, float]] = {
     "negative scale": (lambda x: jax.nn.sigmoid(x) * -3.0, -3),
     "one minus": (lambda x: 1 - jax.nn.sigmoid(x), 0),
     "transposed and flat": (lambda x: jax.nn.elu(x).transpose(0, 3, 1, 2).reshape(2, -1), -1),
-    "zero padding": (lambda x: jnp.pad(jax.nn.sigmoid(x) + 1, 1), 0),
+    "zero padding": (lambda x: jnp.pad(jax.nn.sigmoid(x) + 1, 1), 1),  # zeros are no neurons
     "slice": (lambda x: jnp.tanh(x)[:, 1:, ::2], -1),
     "gather": (lambda x: jnp.tanh(x)[..., np.array([1, 0])], -1),
     "split": (lambda x: jnp.split(jnp.tanh(x), 2, 1)[0], -1),
