@@ -124,7 +124,7 @@ _NEAR = np.linspace(-30, 30, 12001)
 _FAR = np.geomspace(1e-6, 1e6, 2401)
 #: Numbers at which functions of one number are tried.
 GRID = np.sort(np.concatenate([_NEAR, -_FAR, _FAR]))
-_DECADES = np.array([0.01, 0.1, 1.0])
+_DECADES = np.array([1e4, 1e5, 1e6])
 _BETWEEN = np.linspace(0, 1, 257)
 
 
@@ -139,10 +139,7 @@ def minimum(function: Callable[[np.ndarray], np.ndarray], domain: Interval) -> f
     if not _overflows(function, points[inside], domain):
         return -INF
     points, values = points[inside], values[inside]
-    ends = [
-        _tried(function, np.clip(abs(end) * side * _DECADES, points[0], points[-1]))
-        for side, end in ((-1, points[0]), (1, points[-1]))
-    ]
+    ends = [_tried(function, np.clip(side * _DECADES, points[0], points[-1])) for side in (-1, 1)]
     if np.isposinf(values).all() or not np.all(np.isfinite(values) | np.isposinf(values)):
         return -INF
     # The grid is too coarse for a kink, as of max(x, 1 / (1 + x)): look closer, three times.

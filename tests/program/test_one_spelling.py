@@ -261,3 +261,9 @@ def test_the_minimum_of_a_function_that_overflows(name: str) -> None:
 def test_a_function_is_no_number_where_it_is_not_defined() -> None:
     assert minimum(np.sqrt, ANYTHING) == -INF
     assert minimum(np.sqrt, Interval(0, INF)) == 0
+
+
+@pytest.mark.parametrize("function", [np.tanh, np.exp, lambda x: x, lambda x: -x])
+def test_the_minimum_between_two_numbers(function: Callable) -> None:
+    ends = function(np.array([-1.0, 1.0]))
+    assert minimum(function, Interval(-1, 1)) == pytest.approx(ends.min())
