@@ -49,6 +49,7 @@ def test_maps_are_those_of_the_neurons(seed: int) -> None:
     assert found.largest < EXACT, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(16))
 def test_networks_of_all_that_may_be_drawn(seed: int) -> None:
     found = on_one_network(seed, ALL, AGREED, NEEDS)

@@ -201,6 +201,7 @@ def maps(function: Callable, x: jax.Array, targets: Sequence[int]) -> list[np.nd
     return [np.asarray(compiled(x, contrastive)) for contrastive in (False, True)]
 
 
+@pytest.mark.slow
 @settings(max_examples=16, deadline=None, derandomize=True, database=None,
           suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(
