@@ -24,6 +24,7 @@ from .facts import FactTable
 from .intervals import FILL, INF
 from .primitives import ADDITIONS, Kind, indices, is_product, kind
 from .record import Role
+from .roles import mixture
 from .trace import Op, Value
 
 #: Stands for infinity, and by what least weight it still does.
@@ -155,8 +156,8 @@ class ElementBounds:
             return below or (unknown and (interval.low > -INF or interval.high < INF))
         if self.facts.pools(op):  # by weights of which it is not looked up how they add up
             return below or (-INF < interval.low < 0)
-        if op.primitive in _RISING and (value.steps or self._across(active[0])):
-            return below  # of a loop's state, by the bound of each step
+        if op.primitive in _RISING and active[0] in self._grown:
+            return below
         if known.parent is not None or self.facts.is_learned_layer(op):
             return False  # a function of one neuron has a bound of its own, a layer none
         if how is Kind.SUM and op.primitive in (lax.reduce_window_sum_p, lax.cumsum_p):
@@ -165,6 +166,24 @@ class ElementBounds:
             return False
         pairs = op.primitive in (*ADDITIONS, lax.sub_p, lax.mul_p, lax.max_p, lax.min_p)
         return below and (pairs or how is Kind.WINNER or op.primitive is lax.reduce_sum_p)
+
+    @functools.cached_property
+    def _grown(self) -> set[Value]:
+        """A loop's states whose bound falls with each step: written out, each step has one.
+
+        And what moves, scales, adds or gates such a state, on either side of the border.
+        """
+        found, before = set(self.facts.widened), -1
+        while len(found) != before:
+            before = len(found)
+            for _, op in self.facts.program.all_ops() if found else ():
+                linear = op.primitive in (*ADDITIONS, lax.sub_p, lax.mul_p, lax.div_p, lax.neg_p)
+                follows = op.nest is None and (linear or kind(op.primitive) is Kind.MOVE)
+                if follows and not found.isdisjoint(op.inputs):
+                    found.update(op.outputs)
+            across = self.facts.across.items() if found else ()
+            found.update(value for value, parts in across if not found.isdisjoint(parts))
+        return found
 
     def _chooses(self, op: Op) -> bool:
         """Whether which elements are meant depends on the input."""
@@ -203,12 +222,16 @@ class ElementBounds:
         below = {v: self._ends(v) for v in op.inputs if self.facts[v].active and v.floating}
         least = min(self.facts[v].interval.low for v in below)
         fixed, at = indices(op.primitive), scaled(op, self.facts)
+        mixed = mixture(op, self.facts)  # of which the arithmetic of sums is too wide
 
         def constant(read: Reader, v: Value) -> jax.Array:
             return jnp.asarray(v.literal if v.literal is not None else read(v), float)
 
         def both(read: Reader) -> tuple[Any, Any]:
             found = {v: ends(read) for v, ends in below.items()}
+            if mixed is not None:
+                (a, b), (c, d) = (self._ends(v)(read) for v in mixed)
+                return jnp.minimum(a, c), jnp.maximum(b, d)
             if at is not None:
                 other = [constant(read, v) for i, v in enumerate(op.inputs) if i != at]
                 return _scaled_ends(op, at, found[op.inputs[at]], other)
