@@ -33,6 +33,7 @@ from benchmarks.evaluation.held_out_pointing import (
     table,
     with_heads,
 )
+from benchmarks.methods.comparison import interval
 from excitation_jax import data, methods, models
 from excitation_jax.data.records import Dataset
 from excitation_jax.evaluation import runner
@@ -101,14 +102,13 @@ def play(part: Part, variables: Any, directory: Path, name: str) -> tuple[list[s
 
 def compare(names: Sequence[str], outcomes: Sequence[Outcome]) -> None:
     """Each signal beside the softmax, in points of all pairs, with a 95 % bootstrap interval."""
-    hits, rng = np.array([outcome.hits for outcome in outcomes], float), np.random.default_rng(0)
-    drawn = rng.integers(0, len(hits), (2000, len(hits)))
+    hits = np.array([outcome.hits for outcome in outcomes], float)
     print()
     for i, name in enumerate(names):
         other = name.replace("sigmoid", "softmax").replace("positive", "softmax")
         if other != name:
             gain = 100 * (hits[:, i] - hits[:, names.index(other)])
-            low, high = np.quantile(gain[drawn].mean(1), [0.025, 0.975])
+            low, high = interval(gain[:, None])
             print(f"{name:26} less softmax {gain.mean():5.1f} points ({low:.1f} to {high:.1f})")
 
 

@@ -23,9 +23,16 @@ import numpy as np
 
 from benchmarks.methods.comparison import NETWORKS, interval, load
 from excitation_jax import methods, metrics
+from excitation_jax.evaluation.published.figures import published
 
-#: Per cent, from the paper.
-PAPER = {"c-mwp": 70.6, "c-mwp-post-norm": 58.1, "c-mwp-without-norm": 41.6}
+VARIANTS = ("c-mwp", "c-mwp-post-norm", "c-mwp-without-norm")
+
+
+def paper(name: str) -> float:
+    """The paper's figure, per cent."""
+    (source, *_) = published("pointing", "VOC2007 test", "googlenet", 20)
+    (row,) = (row for row in source.of(name) if row.table == 3)
+    return row.figures["difficult"]
 
 
 def play(
@@ -35,7 +42,7 @@ def play(
     apply, params, grids = load(network, weights, images, count)
     for layer in layers:
         hits = {}
-        for name in PAPER:
+        for name in VARIANTS:
             method = functools.partial(methods.get(name).function, apply, layer=layer)
             run = jax.jit(method).lower(params, *grids[0]).compile()
             played = [metrics.grid_pointing(run(params, x, classes)[0])[0] for x, classes in grids]
@@ -61,7 +68,7 @@ def main() -> None:
         for name, found in hits.items():
             low, high = interval(found)
             print(
-                f"| {layer} | {methods.get(name).title} | {PAPER[name]} | {found.mean():.1%} "
+                f"| {layer} | {methods.get(name).title} | {paper(name)} | {found.mean():.1%} "
                 f"({low:.1%} to {high:.1%}) | {int(found.sum())} of {found.size} |",
                 flush=True,
             )

@@ -36,9 +36,9 @@ def behind_a_sum(op: Op, steps: Mapping[Op, Step], facts: FactTable) -> set[Op] 
 def adds(step: Step) -> bool:
     """Whether an operation is a sum that may be one neuron with affine operations."""
     op = step.site.op
-    pools = step.rule.connects and step.site.facts.pools(op)
-    sums = isinstance(step.route, Flow) and len(op.outputs) == 1
-    return sums and (step.rule.merges or pools) and step.rule.left_out(step) is None
+    layer = kind(op.primitive) is Kind.AFFINE and not step.site.facts.pools(op)
+    sums = isinstance(step.route, Flow) and len(op.outputs) == 1 and not layer
+    return sums and step.rule.merges and step.rule.left_out(step) is None
 
 
 def is_pair(op: Op) -> bool:

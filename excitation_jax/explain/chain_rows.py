@@ -19,7 +19,7 @@ from ..engine.plan import Lane, Plan
 from ..engine.regions import Place
 from ..program import compat
 from ..program.intervals import INF
-from ..program.primitives import Kind, is_product, kind
+from ..program.primitives import is_product
 from ..program.slope import BOTH, Signed
 from ..program.trace import Op, Value
 from ..rules.rule import Flow, Step, Structure, Through
@@ -94,7 +94,7 @@ class Rows:
     ) -> list[tuple[State, list[np.ndarray]]]:
         """Eq. 6, 19: in proportion to the excitation."""
         step, op, rule = self.step, self.op, self.step.rule
-        weighted = kind(op.primitive) is Kind.AFFINE and not step.site.facts.pools(op)
+        weighted = step.site.facts.connects(op)
         # Weights that depend on the input (attention) have no sign of their own.
         fixed = not all(facts.active for facts in step.site.operands)
         rows = np.ones(math.prod(op.outputs[0].shape)) * (1 if weighted else direction)
@@ -132,7 +132,7 @@ class Rows:
             x = np.ravel(np.asarray(self.env[op.inputs[i]], float))
             return np.maximum(rows[:, None] * matrix, 0) * x[None, :]
         up, down = (activation(step, i, self.env, self.run, way) for way in (1, -1))
-        if kind(op.primitive) is Kind.AFFINE and not step.site.facts.pools(op):
+        if step.site.facts.connects(op):
             return np.maximum(rows[:, None] * matrix * before[None, :], 0) * up[None, :]
         push = rows[:, None] * matrix * before[None, :]
         layer = step.site.facts.is_learned_layer(op)
@@ -150,8 +150,7 @@ def lanes_of(
     plan, value = run.plan, op.inputs[i]
     if plan.ways.get(value) is not BOTH:
         return [(plan.lane(False, value, 1), np.ones(math.prod(value.shape)))]
-    layer = kind(op.primitive) is Kind.AFFINE and not plan.facts.pools(op)
-    if not layer and not resets(op, value, plan.facts, plan.neurons):
+    if not plan.facts.connects(op) and not resets(op, value, plan.facts, plan.neurons):
         way = direction * signs(sign, value, run)
     else:
         way = signs(plan.neurons.sign(value), value, run)

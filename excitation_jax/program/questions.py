@@ -93,16 +93,12 @@ class Questions:
     @functools.cached_property
     def across(self) -> Mapping[Value, Sequence[Value]]:
         """What crosses the borders of loops and branches: what it is on the other side."""
-        found: dict[Value, list[Value]] = {}
+        found: dict[Value, Sequence[Value]] = {}
         for _, op in self.program.all_ops():
-            for border in () if self.apart(op) else borders(op):
-                for entry in border.entries:
-                    handed = [out for out, into in border.handed if into is entry.inner]
-                    found[entry.inner] = [entry.outer, *handed]
-                for exit in border.exits:
-                    found.setdefault(exit.outer, []).append(exit.inner)
-                    if exit.carried:  # which is what the first step gets, where there is none
-                        found[exit.outer].append(dict(border.handed)[exit.inner])
+            if op.nest is not None and not self.apart(op):
+                entries = (entry.inner for border in borders(op) for entry in border.entries)
+                found.update((value, self.outside[value]) for value in entries)
+                found.update((value, self._handed_out(op, value)) for value in op.outputs)
         return found
 
     def makers(self, value: Value) -> Sequence[Value]:
@@ -112,10 +108,14 @@ class Questions:
             return self.outside.get(value, ())
         if op.nest is None:
             return op.inputs
+        return [*choosers(op), *self._handed_out(op, value)]
+
+    def _handed_out(self, op: Op, value: Value) -> list[Value]:
+        """What a result of a loop or branch is inside, or, of a loop without steps, is given."""
         at = op.outputs.index(value)
         ends = [border.exits[at].inner for border in borders(op)]
         handed = [into for border in borders(op) for out, into in border.handed if out in ends]
-        return [*choosers(op), *ends, *handed]
+        return [*ends, *handed]
 
     def behind_a_layer(self, value: Value) -> bool:
         """Whether a learned convolution or dense layer lies between the input and a value.

@@ -129,11 +129,11 @@ def excitation_rules(
     merges: bool = True, evenly: bool = False,
 ) -> RuleSet:  # fmt: skip
     """The rules of Excitation Backprop; the options are those of `Affine` and `Sum`."""
-    affine = Affine(effective, clamped, evenly=evenly)
+    affine = Affine(effective, clamped, merges, evenly)
     total = Sum(clamped, skips, merges, evenly)
     by_kind: dict[Kind, Rule] = {
         Kind.ELEMENTWISE: Elementwise(), Kind.IDENTITY: Elementwise(), Kind.MOVE: Move(),
-        Kind.SUM: replace(affine, merges=merges), Kind.AFFINE: affine,
+        Kind.SUM: affine, Kind.AFFINE: affine,
         Kind.WINNER: Winner(), Kind.NEST: Within(),
     }  # fmt: skip
     exceptions: dict[Primitive, Rule] = {
@@ -180,7 +180,9 @@ def without_norm(rules: RuleSet, sides: tuple[int, ...] = (1, -1)) -> RuleSet:
     def changed(rule: Rule) -> Rule:
         if isinstance(rule, Affine):
             return replace(rule, merges=False, evenly=False, normalises=False, sides=sides)
-        return replace(rule, merges=False) if isinstance(rule, Sum | DeviceSum) else rule
+        if isinstance(rule, Sum | PlacedSum | DeviceSum):
+            return replace(rule, merges=False)
+        return rule
 
     return replace(
         rules,

@@ -42,7 +42,8 @@ class Affine(Rule):
     Attributes:
       effective: count the scale behind the operation in.
       clamped: h is the activation of `Call.activation`; otherwise the value as it is.
-      merges: as a sum (an average pooling, say), is one neuron with the layers that it alone reads.
+      merges: as a sum (an average pooling, say, also one that is written with weights), is one
+        neuron with the layers that it alone reads.
       evenly: where nothing excites, all children get the same (D10).
       normalises: divide by Z. Without, a child gets ``P h w+``, which is no probability; then
         ``merges`` and ``evenly`` must be False (see `ruleset.without_norm`).

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from data_files import HEIGHT, WIDTH, annotation_xml, object_xml, write, write_photograph
+from made_weights import mobilenet
 
 from excitation_jax import data, models, training
 from excitation_jax.cli import commands, dependence, train_voc
@@ -339,22 +340,6 @@ def begun(tmp_path_factory):
     call |= {"train": "all", "test": "one"}
     assert train_voc.main(as_words(folder, call)) == 0
     return folder, call
-
-
-def mobilenet(path, seed):
-    """8-bit weights, at random."""
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    shapes = models.get("mobilenet_v2").expected()["params"]
-    for place, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        name = jax.tree_util.keystr(place, simple=True, separator="/")
-        if not name.endswith("kernel"):
-            arrays[name] = np.zeros(leaf.shape, np.float32)
-            continue
-        shape = leaf.shape if len(leaf.shape) == 4 else (1, 1, *leaf.shape)
-        arrays[f"{name}_int8"] = rng.integers(-127, 128, shape, dtype=np.int8)
-        arrays[f"{name}_scale"] = np.full(shape[-1], 0.02 / np.prod(shape[:-1]) ** 0.5, np.float32)
-    np.savez(path, **arrays)
 
 
 def as_words(folder, call):

@@ -45,6 +45,13 @@ def cells(x: jax.Array) -> jax.Array:
     return jnp.tanh(c)
 
 
+def updated(h: jax.Array, x: jax.Array) -> jax.Array:
+    """A gate mixes what constants made of a state with a new one: both lie above -1."""
+    keep, old, new = jnp.split(x @ CELL, 3, -1)
+    gate = jax.nn.sigmoid(keep)
+    return gate * jnp.tanh(old + h * FIRST[0, 0]) + (1 - gate) * jnp.tanh(new)
+
+
 def grown(x: jax.Array) -> jax.Array:
     h = jnp.tanh(joined(x[0]) @ SQUARE)
     for i in range(2):
@@ -100,6 +107,10 @@ PAIRS: dict[str, tuple[Callable, Callable]] = {
     "cells": (
         lambda x: jnp.tanh(lax.scan(lambda c, r: (cell(c, r), None), jnp.zeros((2, 6)), x)[0]),
         cells,
+    ),
+    "update gate": (
+        lambda x: lax.map(lambda r: updated(jax.nn.elu(r @ CELL[:, :6]), r), x).mean(0),
+        lambda x: jnp.stack([updated(jax.nn.elu(r @ CELL[:, :6]), r) for r in x]).mean(0),
     ),
     "a sum that grows": (
         lambda x: lax.scan(grow, jnp.tanh(joined(x[0]) @ SQUARE), x[:2])[0],

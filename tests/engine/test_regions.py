@@ -181,6 +181,26 @@ def test_a_value_that_something_else_reads_is_a_neuron_of_its_own() -> None:
     assert len(region.members) == 2 and len(region.others) == 1
 
 
+@pytest.mark.parametrize("rules", ["EXCITATION_UNMERGED", "EXCITATION_TORCHRAY", "without norm"])
+@pytest.mark.parametrize("how", ["add", "pooling by weights", "segments"])
+def test_rules_that_merge_nothing_have_no_regions(rules: str, how: str) -> None:
+    def model(x: jax.Array) -> jax.Array:
+        if how == "add":
+            return x[:5] @ A + x[5:] @ B
+        rows = jnp.stack([x[:4], x[4:8]]) @ B
+        if how == "segments":
+            return jax.ops.segment_sum(rows, np.zeros(2, int), 1)
+        return jnp.ones(2) @ rows
+
+    sets = {"without norm": ej.rules.without_norm(ej.EXCITATION)}
+    program, _, _ = trace(model, X)
+    found = [
+        analyse(program, program.inputs, given).regions
+        for given in (ej.EXCITATION, sets.get(rules) or getattr(ej, rules))
+    ]
+    assert found[0] and not found[1]
+
+
 # -- found in models of other libraries (benchmarks/explain/third_party.py) ---------------------
 
 

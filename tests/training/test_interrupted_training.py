@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from made_weights import mobilenet
 from small_training import CLASSES, LONG, SETTINGS, Small, equal_bits, start, write_voc
 
 from excitation_jax import training
 from excitation_jax.cli import train_voc
-from excitation_jax.models import MobileNetV2
 
 PROGRAM = Path(__file__).with_name("small_training.py")
 
@@ -140,20 +140,7 @@ def test_damage_is_named(run, tmp_path):
 
 @pytest.fixture
 def weights(tmp_path):
-    """8-bit weights of MobileNetV2, at random."""
-    shapes = jax.eval_shape(MobileNetV2().init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes["params"]):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if not name.endswith("kernel"):
-            arrays[name] = np.zeros(leaf.shape, np.float32)
-            continue
-        shape = leaf.shape if len(leaf.shape) == 4 else (1, 1, *leaf.shape)
-        arrays[f"{name}_int8"] = rng.integers(-127, 128, shape, dtype=np.int8)
-        arrays[f"{name}_scale"] = np.full(shape[-1], 0.02 / np.prod(shape[:-1]) ** 0.5, np.float32)
-    np.savez(tmp_path / "weights.npz", **arrays)
-    return tmp_path / "weights.npz"
+    return mobilenet(tmp_path / "weights.npz")
 
 
 @pytest.mark.slow
