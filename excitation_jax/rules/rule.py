@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ..program import compat
 from ..program.facts import FactTable
-from ..program.neuron import Reading
+from ..program.reading import Reading
 from ..program.record import Facts
 from ..program.slope import Signed, Way
 from ..program.trace import Op, Value
