@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from ..program import compat
 from ..program.patterns import spread
 from ..program.primitives import Kind, indices, kind
+from ..program.reading import Amounts, Reading
 from ..program.trace import Op, Program, Value, read_value
+from ..rules.activation import Operand
 from ..rules.arithmetic import shared
-from ..rules.rule import Call, Step, Structure
+from ..rules.rule import Call, Needed, Step, Structure
 from .direction import Read
-from .plan import Beside, Lane, Plan
+from .plan import NEURONS, Beside, Lane, Plan
 
 Arrays = dict[Value, jax.Array]
 #: Carriers by lane and value.
@@ -55,8 +57,59 @@ class Evaluation(NamedTuple):
             low, high = self.plan.neurons.bounds.ends(value, env.__getitem__)
             end = jnp.asarray(low if what is Beside.LOW else high, float)
             return compat.mark_varying(jnp.broadcast_to(end, value.shape), value.varying)
+        if what in NEURONS:
+            return self._of_neurons(what, value, env)
         total = self.plan.totals.get((value, what.value))
         return carrier(value) if total is None else env[total]
+
+    def _of_neurons(self, what: Beside, value: Value, env: Arrays) -> jax.Array:
+        """Of the neurons that a value is made of, what its reader has to know."""
+        x, dtype, known = read_value(env, value), carrier_dtype(value), self.plan.facts[value]
+        reading = self.plan.neurons.reading(value)
+        if what is Beside.SIGN:
+            found = (
+                1.0
+                if reading is None or reading.sign is None
+                else reading.sign.read(env.__getitem__)
+            )
+        elif not known.active:
+            found = x if what is Beside.OFFSET else 0
+        else:
+            of = Operand(jnp.asarray(x), known.interval.low, dtype)
+            if reading is not None:
+                bounds = {v: bound.read(env.__getitem__) for v, bound in reading.bounds.items()}
+                beside = needed(
+                    reading,
+                    [env[v] for v in reading.needed],
+                    list(bounds.values()),
+                    amounts_beside(reading, env),
+                )
+                of = of._replace(reading=reading, **beside._asdict())
+            make = {
+                Beside.H: lambda: of.excited(1), Beside.H_SMALLER: lambda: of.excited(-1),
+                Beside.FIELD: of.field, Beside.OFFSET: of.offset,
+            }  # fmt: skip
+            found = make[what]()
+        return compat.mark_varying(
+            jnp.broadcast_to(jnp.asarray(found, dtype), value.shape), value.varying
+        )
+
+
+def needed(reading: Reading, known: list, bounds: list, crossed: list[Amounts]) -> Needed:
+    """The arrays that a reading needs, each list in its order."""
+    return Needed(
+        dict(zip(reading.needed, known, strict=True)),
+        dict(zip(reading.bounds, bounds, strict=True)),
+        dict(zip(reading.crossed, crossed, strict=True)),
+    )
+
+
+def amounts_beside(reading: Reading, env: Arrays) -> list[Amounts]:
+    """What goes beside the neurons of a reading that came across borders."""
+    return [
+        Amounts(*(None if part is None else env[part] for part in amounts))
+        for amounts in reading.crossed.values()
+    ]
 
 
 def bind(op: Op, env: Arrays) -> None:
@@ -77,8 +130,7 @@ class Known(NamedTuple):
     operands: list[jax.Array]
     output_sign: jax.Array | None
     input_signs: list[jax.Array | None]
-    neurons: list[list[Any] | None]
-    bounds: list[list[jax.Array]]
+    neurons: list[tuple[list, list, list] | None]
     active: list[jax.Array | None]
     tail: Any
     value: jax.Array | None
@@ -101,11 +153,16 @@ def knowledge(run: Evaluation, step: Step, env: Arrays) -> Known:
     several = layer and all(run.plan.facts[value].active for value in op.inputs)
     return Known(
         operands, read(step.output_sign), [None if r is None else read(r.sign) for r in readings],
-        [None if r is None else [env[v] for v in r.needed] for r in readings],
-        [[] if r is None else [run.signs.sign(b) for b in r.bounds.values()] for r in readings],
+        [None if r is None else _for_reading(run, r, env) for r in readings],
         active, tail, env[op.outputs[0]] if several else None,
         env[op.outputs[0]] if step.plain and len(step.directions) == 2 else None,
     )  # fmt: skip
+
+
+def _for_reading(run: Evaluation, reading: Reading, env: Arrays) -> tuple[list, list, list]:
+    known = [env[v] for v in reading.needed]
+    bounds = [run.signs.sign(bound) for bound in reading.bounds.values()]
+    return known, bounds, amounts_beside(reading, env)
 
 
 def call_of(
@@ -113,17 +170,13 @@ def call_of(
     upper: bool = False,
 ) -> Call:  # fmt: skip
     """An operation as its rule sees it in the backward pass."""
-    pairs = zip(step.readings, known.neurons, strict=True)
     neurons = (
-        None if r is None or x is None else dict(zip(r.needed, x, strict=True)) for r, x in pairs
-    )
-    bounds = (
-        {} if r is None else dict(zip(r.bounds, x, strict=True))
-        for r, x in zip(step.readings, known.bounds, strict=True)
+        None if r is None or x is None else needed(r, *x)
+        for r, x in zip(step.readings, known.neurons, strict=True)
     )
     return Call(
         step, tuple(known.operands), dtype, known.output_sign, direction,
-        tuple(known.input_signs), tuple(neurons), tuple(bounds), tuple(known.active), contrastive,
+        tuple(known.input_signs), tuple(neurons), tuple(known.active), contrastive,
         upper, known.tail, known.output,
     )  # fmt: skip
 

@@ -344,11 +344,7 @@ class MergedNeuron:
 
     def _offset(self, op: Op, i: int) -> jax.Array:
         """What constants add to an activation before it is summed: it counts as a summand."""
-        call = self.calls[op]
-        reading = call.step.readings[i] if call.step.readings else None
-        if reading is None or (known := call.neurons[i]) is None:
-            return self._zeros(op.inputs[i])
-        return reading.offset(known, self.p.dtype)
+        return self.calls[op].operand(i).offset()
 
     def _value(self) -> jax.Array:
         """The value of all affine terms and constants together."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..program.reading import Reading
 from ..program.trace import Op, Value, read_value
 from ..program.walk import Border, Crossing, borders, choosers
 from .carriers import (
@@ -193,7 +194,7 @@ class _Loop:
         env.update(zip((exit.outer for exit in self.ends), state, strict=True))
         env.update(zip((exit.outer for exit in self.rows), ys, strict=True))
         last = dict(zip(self.first, state_known, strict=True))
-        for exit, (_, into) in zip(self.ends, self.border.handed, strict=True):
+        for exit, into in self.border.ends:
             for what, companion in beside(exit.outer).items():
                 env[companion] = _fitted(last[beside(into)[what]], companion.shape)
         env.update(zip((companion for *_, companion in self.kept), y_known, strict=True))
@@ -334,6 +335,7 @@ def checkpointed(
     later = {v for op in program.ops if op.index not in here for v in _read(plan, op)}
     later.update(program.outputs, run.kept)
     later.update(known for value in program.outputs for known in plan.beside(value).values())
+    later.update(_said_beyond(plan, program.outputs))
     needed = [value for value in made if value in later]
     outside = {value: env[value] for value in read}
     known = {key: array for key, array in carried.items() if key[1] in read}
@@ -367,13 +369,12 @@ def _read(plan: Plan, op: Op) -> list[Value]:
     read = [*op.inputs, *(known for v in op.inputs for known in plan.beside(v).values())]
     if any(value in plan.companions for value in op.outputs) and op.nest is None:
         read += [plan.facts.truths(op, i)[0] for i in range(len(op.inputs))]
+    read += _said_beyond(plan, op.inputs)
     step = plan.steps.get(op)
     if step is not None:
         read += step.sources
-        for reading in (reading for reading in step.readings if reading is not None):
-            read += reading.needed
-            for bound in reading.bounds.values():
-                read += [known for v in bound.crossed for known in plan.beside(v).values()]
+        for reading in filter(None, step.readings):
+            read += _needed(plan, reading)
         read += [v for other in step.between for v in other.inputs]
     if op in plan.regions:  # of which parts may lie in another call
         region = plan.regions[op]
@@ -382,3 +383,15 @@ def _read(plan: Plan, op: Op) -> list[Value]:
             if part is not op:
                 read += [*part.outputs, *_read(plan, part)]
     return [value for value in read if value.literal is None]
+
+
+def _said_beyond(plan: Plan, values: Sequence[Value]) -> list[Value]:
+    """What is read to say, across a border, of which neurons these are made."""
+    readings = (plan.neurons.reading(value) for value in values if value in plan.beyond)
+    return [v for reading in readings if reading is not None for v in _needed(plan, reading)]
+
+
+def _needed(plan: Plan, reading: Reading) -> list[Value]:
+    """What a reading reads, beside values, too."""
+    crossed = {*reading.crossed, *(v for b in reading.bounds.values() for v in b.crossed)}
+    return [*reading.needed, *(known for v in crossed for known in plan.beside(v).values())]

@@ -104,14 +104,14 @@ class _Search:
         """Notes what crosses the borders of an operation."""
         pairs: list[tuple[Value, Value]] = []
         for border in borders(op):
-            handed = dict(border.handed)
             for entry in border.entries:
                 pairs.append((entry.outer, entry.inner))
                 self._made[entry.outer] = self._got[entry.inner] = None
             for exit in border.exits:
                 pairs.append((exit.inner, exit.outer))
                 self._made[exit.inner] = self._got[exit.outer] = None
-                if exit.outer in self.reached or handed.get(exit.inner) in self.reached:
+                readers = [exit.outer, *(into for end, into in border.ends if end is exit)]
+                if not self.reached.isdisjoint(readers):
                     self._reads[exit.inner] += 1
             pairs += border.handed
         pairs = [(a, b) for a, b in pairs if self.facts[a].active and self.facts[b].active]

@@ -79,7 +79,8 @@ class Lane(NamedTuple):
 class Beside(enum.Enum):
     """What may be computed beside a value.
 
-    Which elements depend on the input; what excites it in a direction; its elements' bounds.
+    Which elements depend on the input; what excites it in a direction; its elements' bounds; of the
+    neurons that it is made of, `Amounts`.
     """
 
     ACTIVITY = 0
@@ -87,6 +88,15 @@ class Beside(enum.Enum):
     SMALLER = -1
     LOW = 2
     HIGH = 3
+    H = 4
+    H_SMALLER = 5
+    FIELD = 6
+    OFFSET = 7
+    SIGN = 8
+
+
+#: The parts of `Amounts`, in their order.
+NEURONS = (Beside.H, Beside.H_SMALLER, Beside.FIELD, Beside.OFFSET, Beside.SIGN)
 
 
 @dataclass(eq=False)
@@ -103,6 +113,8 @@ class Plan:
       companions: for values of which some elements are constants, as is known only when the model
         runs, the value that says which (see `activity`): those that some rule wants to know.
       bounded: values whose elements' bounds are carried across borders (see `ElementBounds`).
+      crossed: values whose neurons lie beyond a border, of which the amounts go beside them.
+      beyond: these values on the other side of the border.
       open: the partial sums that cross the borders of loops and branches.
       totals: for each of these, and each direction, the value that says what excites it.
       neurons: what operands are made of.
@@ -124,6 +136,8 @@ class Plan:
     refused: dict[Op, str] = field(default_factory=dict)
     companions: dict[Value, Value] = field(default_factory=dict)
     bounded: set[Value] = field(default_factory=set)
+    crossed: set[Value] = field(default_factory=set)
+    beyond: set[Value] = field(default_factory=set)
     open: OpenSums = field(default_factory=OpenSums)
     totals: dict[tuple[Value, int], Value] = field(default_factory=dict)
     neurons: Neurons = field(init=False)
@@ -162,6 +176,9 @@ class Plan:
         if value in self.bounded:
             low, high = self.neurons.bounds.beside(value)
             found |= {Beside.LOW: low, Beside.HIGH: high}
+        if value in self.crossed:
+            parts = zip(NEURONS, self.neurons.crossed(value) or (), strict=True)
+            found |= {what: part for what, part in parts if part is not None}
         for what in (Beside.LARGER, Beside.SMALLER) if value in self.open.sides else ():
             if (value, what.value) in self.totals:
                 found[what] = self.totals[value, what.value]

@@ -174,7 +174,10 @@ def _look_around(plan: Plan, contrasted: frozenset[Op]) -> None:
         for sides in plan.open.sides.values()
         for side in sides
     }  # fmt: skip
-    readings = (reading for step in plan.steps.values() for reading in step.readings if reading)
+    readings = [reading for step in plan.steps.values() for reading in step.readings if reading]
+    plan.crossed = plan.neurons.handed(v for reading in readings for v in reading.crossed)
+    plan.beyond = {part for value in plan.crossed for part in plan.facts.across[value]}
+    readings += filter(None, map(plan.neurons.reading, plan.beyond))
     crossed = (bound.crossed for reading in readings for bound in reading.bounds.values())
     plan.bounded = plan.neurons.bounds.handed(itertools.chain.from_iterable(crossed))
     for program in programs(plan.program) if contrasted else ():

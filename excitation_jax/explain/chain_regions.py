@@ -136,7 +136,7 @@ class RegionRows:
             summand = jnp.asarray(self.env[op.inputs[i]], float)
             reading = run.plan.steps[op].readings[i]
             if reading is not None:  # what constants add to an activation is no part of it
-                summand = summand - reading.offset(self.env, summand.dtype)
+                summand = summand - reading.offset(self.env, summand.dtype, {})
             y = y - self.signed[op, i] @ np.ravel(np.asarray(summand))
         values = [op.outputs[0] for op in region.members]
         own = sum(self.counts[value] @ active(run, value, self.env) for value in values)

@@ -31,7 +31,10 @@ from .trace import Op, Value
 LARGE, NONE = 1e30, 1e-12
 
 #: Functions that do not fall, of which a bound of the operand gives one.
-_RISING = (lax.tanh_p, lax.logistic_p, lax.exp_p, lax.erf_p)
+_RISING = (
+    lax.tanh_p, lax.logistic_p, lax.exp_p, lax.exp2_p, lax.expm1_p, lax.erf_p, lax.atan_p,
+    lax.asinh_p, lax.sinh_p, lax.max_p, lax.min_p, lax.clamp_p,
+)  # fmt: skip
 
 #: Reads a constant's array.
 Reader = Callable[[Value], Any]
@@ -156,7 +159,8 @@ class ElementBounds:
             return below or (unknown and (interval.low > -INF or interval.high < INF))
         if self.facts.pools(op):  # by weights of which it is not looked up how they add up
             return below or (-INF < interval.low < 0)
-        if op.primitive in _RISING and active[0] in self._grown:
+        follows = op.primitive in _RISING or self._divides_by(op) is not None
+        if follows and len(active) == 1 and active[0] in self._varying:
             return below
         if known.parent is not None or self.facts.is_learned_layer(op):
             return False  # a function of one neuron has a bound of its own, a layer none
@@ -168,22 +172,44 @@ class ElementBounds:
         return below and (pairs or how is Kind.WINNER or op.primitive is lax.reduce_sum_p)
 
     @functools.cached_property
-    def _grown(self) -> set[Value]:
-        """A loop's states whose bound falls with each step: written out, each step has one.
+    def _varying(self) -> set[Value]:
+        """A loop's states whose bounds vary from step to step: written out, each step has its own.
 
-        And what moves, scales, adds or gates such a state, on either side of the border.
+        And what moves, adds, gates or is a function of such a state, on either side of the border;
+        or scales it, of one whose bound falls with each step.
         """
-        found, before = set(self.facts.widened), -1
+        varying = set()
+        for value in self.facts.across:
+            parts = [self.facts[part] for part in self._across(value)]
+            known = all(facts.interval.low > -INF or facts.affine for facts in parts)
+            if known and len({facts.interval.low for facts in parts}) > 1:
+                varying.add(value)
+        return self._made_of(self.facts.widened, True) | self._made_of(varying, False)
+
+    def _made_of(self, values: Iterable[Value], unknown: bool) -> set[Value]:
+        """These, and what follows their bounds; also where constants are not known."""
+        found, before = set(values), -1
+        linear = (*ADDITIONS, lax.sub_p, lax.mul_p, lax.div_p, lax.neg_p)
         while len(found) != before:
             before = len(found)
             for _, op in self.facts.program.all_ops() if found else ():
-                linear = op.primitive in (*ADDITIONS, lax.sub_p, lax.mul_p, lax.div_p, lax.neg_p)
-                follows = op.nest is None and (linear or kind(op.primitive) is Kind.MOVE)
-                if follows and not found.isdisjoint(op.inputs):
+                moves = kind(op.primitive) is Kind.MOVE
+                follows = moves or op.primitive in linear or op.primitive in _RISING
+                if op.nest is not None or not follows or found.isdisjoint(op.inputs):
+                    continue
+                beside = (self.facts[v] for v in op.inputs if v not in found)
+                if unknown or all(facts.active or facts.known is not None for facts in beside):
                     found.update(op.outputs)
             across = self.facts.across.items() if found else ()
             found.update(value for value, parts in across if not found.isdisjoint(parts))
         return found
+
+    def _divides_by(self, op: Op) -> Value | None:
+        """What an operation divides a constant by, where that cannot be 0."""
+        if op.primitive is not lax.div_p or self.facts[op.inputs[0]].active:
+            return None
+        interval = self.facts[op.inputs[1]].interval
+        return op.inputs[1] if interval.low > 0 or interval.high < 0 else None
 
     def _chooses(self, op: Op) -> bool:
         """Whether which elements are meant depends on the input."""
@@ -222,6 +248,7 @@ class ElementBounds:
         below = {v: self._ends(v) for v in op.inputs if self.facts[v].active and v.floating}
         least = min(self.facts[v].interval.low for v in below)
         fixed, at = indices(op.primitive), scaled(op, self.facts)
+        divisor = self._divides_by(op)
         mixed = mixture(op, self.facts)  # of which the arithmetic of sums is too wide
 
         def constant(read: Reader, v: Value) -> jax.Array:
@@ -238,6 +265,9 @@ class ElementBounds:
             if op.primitive is lax.sub_p:
                 (a, b), (c, d) = (found[v] for v in op.inputs)
                 return a - d, b - c
+            if divisor is not None:
+                parts = [constant(read, op.inputs[0]) / end for end in found[divisor]]
+                return functools.reduce(jnp.minimum, parts), functools.reduce(jnp.maximum, parts)
             if op.primitive is lax.mul_p:
                 a, b = (found[v] for v in op.inputs)
                 corners = [jnp.where((x == 0) | (y == 0), 0, x * y) for x in a for y in b]

@@ -168,8 +168,8 @@ class FactTable(Questions, Forward):
                 elif exit.stacked:
                     depends = activity.stacked(depends, border.steps or 0)
                 ends.append(at_border(inner, depends))
-                if exit.carried:  # a loop of no steps hands out what it was given
-                    given = self[dict(border.handed)[exit.inner]]
+                # A loop of no steps hands out what it was given.
+                for given in (self[into] for end, into in border.ends if end is exit):
                     first = given.activity if border.steps == 0 else depends
                     ends.append(at_border(given, first))
             facts = functools.reduce(either, ends)

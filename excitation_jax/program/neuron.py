@@ -7,8 +7,9 @@ an operand may be several neurons, each with its own lower bound, moved, gated, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,21 @@ from .gates import signal_factor
 from .intervals import INF
 from .known_numbers import selects
 from .primitives import ADDITIONS, Kind, Layout, indices, is_product, kind, layout
-from .reading import Reading, fixed_operands, in_dtype
+from .reading import Amounts, Reading, fixed_operands, in_dtype
 from .record import Role
 from .slope import Signed, negative, sign_in_gate, sign_of, sign_of_gate, times, trend
 from .trace import Op, Value
+
+
+class Descent(NamedTuple):
+    """The neurons of a value, on its side of all borders, with their lower bounds.
+
+    ``ops`` lie in between.
+    """
+
+    value: Value
+    ops: list[Op]
+    neurons: dict[Value, float]
 
 
 class Neurons:
@@ -34,6 +46,8 @@ class Neurons:
     def __init__(self, facts: FactTable):
         self.facts = facts
         self._found: dict[Value, Reading | None] = {}
+        self._descents: dict[Value, Descent] = {}
+        self._amounts: dict[Value, Amounts | None] = {}
         self.bounds = ElementBounds(facts)
 
     def reading(self, value: Value) -> Reading | None:
@@ -47,7 +61,11 @@ class Neurons:
         reading = self.reading(value)
         if reading is None:
             return self.facts[value].interval.low
-        return min(reading.neurons.values())
+        found = [low for v, low in reading.neurons.items() if v not in reading.crossed]
+        for part in (part for v in reading.crossed for part in self._beyond(v)):
+            neurons = self._descent(part).neurons
+            found += [low for v, low in neurons.items() if not self._across(v)]
+        return min(found, default=self.facts[value].interval.low)
 
     def sign(self, value: Value) -> Signed | None:
         """Of the constants between an operand and its neurons."""
@@ -94,23 +112,82 @@ class Neurons:
         at = self._gates(op) if at is None else at
         return [] if at is None else [at]
 
+    def crossed(self, value: Value) -> Amounts | None:
+        """What goes beside a value across borders: it is made of neurons on the other side.
+
+        None where its own value says the same, and for those that came across no border.
+        """
+        if value not in self._amounts:
+            found = [self._descent(part) for part in self._beyond(value)]
+            signs = [self._sign(of.value, of.ops, of.neurons, {}) is not None for of in found]
+            made = any(signs) or any(not self._moves(op) for of in found for op in of.ops)
+            one = functools.partial(self._beside, value)
+            sign = one() if any(signs) else None
+            self._amounts[value] = Amounts(one(), one(), one(), one(), sign) if made else None
+        return self._amounts[value]
+
+    def handed(self, values: Iterable[Value]) -> set[Value]:
+        """All that something goes beside for the sake of these, which came across a border."""
+        found: set[Value] = set()
+        for value in values:
+            found.add(value)
+            for part in self._beyond(value):
+                found.update(v for v in self._descent(part).neurons if self._across(v))
+        return {value for value in found if self.crossed(value) is not None}
+
+    def _beside(self, value: Value) -> Value:
+        dtype = jnp.promote_types(value.dtype, jnp.float32)
+        return Value(value.shape, dtype, varying=value.varying, steps=value.steps)
+
+    def _across(self, value: Value) -> list[Value]:
+        """The neurons that a value is on the other side of the border that it came across."""
+        parts = self.facts.across.get(value, ())
+        return [v for v in parts if self.facts[v].active and v.floating]
+
+    def _beyond(self, value: Value) -> list[Value]:
+        """What a value is on the other sides of all borders that it came across."""
+        pending, found = self._across(value), dict[Value, None]()
+        while pending:
+            part = pending.pop()
+            if part not in found:
+                found[part] = None
+                for neuron in self._descent(part).neurons:
+                    pending.extend(self._across(neuron))
+        return list(found)
+
+    def _descent(self, value: Value) -> Descent:
+        if value not in self._descents:
+            made: dict[Value, Op] = {}
+            neurons: dict[Value, float] = {}
+            self._descend(value, made, neurons, False)
+            ops = sorted(dict.fromkeys(made.values()), key=lambda op: op.index)
+            self._descents[value] = Descent(value, ops, neurons)
+        return self._descents[value]
+
     def _read(self, value: Value) -> Reading | None:
         if not self.facts[value].active or not value.floating:
             return None
-        made: dict[Value, Op] = {}
-        neurons: dict[Value, float] = {}
-        self._descend(value, made, neurons, False)
-        ops = sorted(dict.fromkeys(made.values()), key=lambda op: op.index)
-        sign = self._sign(value, ops, neurons)
-        bounds = {v: self.bounds.lower(v) for v in neurons if self.bounds.differ(v)}
+        _, ops, neurons = self._descent(value)
+        crossed = {
+            v: amounts
+            for v, low in neurons.items()
+            # Behind a normaliser, of what has a bound there, h is max(x, 0).
+            if low == self.facts[v].interval.low and (amounts := self.crossed(v)) is not None
+        }
+        sign = self._sign(value, ops, neurons, crossed)
+        bounds = {
+            v: self.bounds.lower(v)
+            for v in neurons
+            if v not in crossed and self.bounds.differ(v)
+        }  # fmt: skip
         lows = set(neurons.values())
         plain = sign is None and (value in neurons or self._is_plain(ops, lows, value))
-        if plain and not bounds:
+        if plain and not bounds and not crossed:
             return None
         moves = frozenset(filter(self._moves, ops))
         scales = [op for op in ops if op not in moves]
         gates = frozenset(op for op in scales if scaled(op, self.facts) is None)
-        return Reading(value, neurons, bounds, tuple(ops), sign, gates, moves)
+        return Reading(value, neurons, bounds, tuple(ops), sign, gates, moves, crossed)
 
     def _moves(self, op: Op) -> bool:
         return kind(op.primitive) is Kind.MOVE or selects(op, self.facts)
@@ -168,10 +245,12 @@ class Neurons:
         return trend(below, self.facts) < 0 < trend(value, self.facts)
 
     def _sign(
-        self, value: Value, ops: Sequence[Op], neurons: Mapping[Value, float]
-    ) -> Signed | None:
-        """Of the constants in `ops`."""
+        self, value: Value, ops: Sequence[Op], neurons: Mapping[Value, float],
+        crossed: Mapping[Value, Amounts],
+    ) -> Signed | None:  # fmt: skip
+        """Of the constants in `ops`, and of those beyond a border."""
         found: dict[Value, Signed | None] = dict.fromkeys(neurons)
+        found.update({v: _read_beside(v, beside.sign) for v, beside in crossed.items()})
         for op in ops:
             if self._moves(op):
                 found.update((out, _moved(op, k, found)) for k, out in enumerate(op.outputs))
@@ -197,6 +276,10 @@ class Neurons:
             assert both is None or isinstance(both, Signed)
             found[out] = both
         return found[value]
+
+
+def _read_beside(value: Value, sign: Value | None) -> Signed | None:
+    return None if sign is None else Signed(value.shape, lambda read: read(sign))
 
 
 def _moved(op: Op, k: int, signs: Mapping[Value, Signed | None]) -> Signed | None:

@@ -113,9 +113,9 @@ class Questions:
     def _handed_out(self, op: Op, value: Value) -> list[Value]:
         """What a result of a loop or branch is inside, or, of a loop without steps, is given."""
         at = op.outputs.index(value)
-        ends = [border.exits[at].inner for border in borders(op)]
-        handed = [into for border in borders(op) for out, into in border.handed if out in ends]
-        return [*ends, *handed]
+        around = borders(op)
+        handed = [into for border in around for exit, into in border.ends if exit.outer is value]
+        return [*(border.exits[at].inner for border in around), *handed]
 
     def behind_a_layer(self, value: Value) -> bool:
         """Whether a learned convolution or dense layer lies between the input and a value.

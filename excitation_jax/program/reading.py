@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,26 @@ from .bounds import Bounds
 from .primitives import Kind, indices, is_product, kind
 from .slope import Signed
 from .trace import Op, Value
+
+
+class Amounts(NamedTuple):
+    """What a reader has to know of the neurons that a value is made of, by element.
+
+    Of what came across a border, where these lie on the other side, it goes beside the value: so
+    these are values of the program, or their arrays.
+
+    Attributes:
+      larger, smaller: h, towards the neurons' being larger, and smaller.
+      field: as what they count for children, by the gates.
+      offset: what the value would be if all of them were 0.
+      sign: of the constants that scale them; None where it is positive.
+    """
+
+    larger: Any
+    smaller: Any
+    field: Any
+    offset: Any
+    sign: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +49,7 @@ class Reading:
       sign: of the constants in them, None where it is positive.
       gates: those of the operations that scale by a gate.
       moves: those that put elements elsewhere.
+      crossed: what goes beside those that came across a border and are made of others there.
     """
 
     value: Value
@@ -38,6 +59,12 @@ class Reading:
     sign: Signed | None
     gates: frozenset[Op]
     moves: frozenset[Op]
+    crossed: Mapping[Value, Amounts] = field(default_factory=dict)
+
+    @property
+    def gated(self) -> bool:
+        """Whether gates may lie between the neurons and the operand."""
+        return bool(self.gates or self.crossed)
 
     @property
     def needed(self) -> list[Value]:
@@ -98,13 +125,17 @@ class Reading:
             found.update(zip(op.outputs, made, strict=True))
         return found[self.value]
 
-    def offset(self, env: Mapping[Value, Any], dtype: Any) -> jax.Array:
+    def offset(
+        self, env: Mapping[Value, Any], dtype: Any, crossed: Mapping[Value, Amounts]
+    ) -> jax.Array:
         """What the operand's elements would be if all its neurons were 0.
 
         Args:
           env: the values `needed`.
+          crossed: the arrays of ``crossed``.
         """
         found = {v: compat.mark_varying(jnp.zeros(v.shape, dtype), v.varying) for v in self.neurons}
+        found.update({v: amounts.offset.astype(dtype) for v, amounts in crossed.items()})
 
         def operand(value: Value) -> Any:
             if value in found:

@@ -45,6 +45,12 @@ class Border(NamedTuple):
     handed: Sequence[tuple[Value, Value]]
     steps: int | None
 
+    @property
+    def ends(self) -> list[tuple[Crossing, Value]]:
+        """A loop's last states, and what each one is at the start of a step."""
+        carried = (exit for exit in self.exits if exit.carried)
+        return [(exit, into) for exit, (_, into) in zip(carried, self.handed, strict=True)]
+
 
 def borders(op: Op) -> list[Border]:
     """The borders of the functions inside an operation; none for an operation without any."""

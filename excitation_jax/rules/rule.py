@@ -15,11 +15,11 @@ import jax.numpy as jnp
 
 from ..program import compat
 from ..program.facts import FactTable
-from ..program.reading import Reading
+from ..program.reading import Amounts, Reading
 from ..program.record import Facts
 from ..program.slope import Signed, Way
 from ..program.trace import Op, Value
-from .arithmetic import above
+from .activation import Operand
 
 
 class Through(NamedTuple):
@@ -158,6 +158,14 @@ class Step:
         return list(shares)
 
 
+class Needed(NamedTuple):
+    """The arrays that a `Reading` needs: see `activation.Operand`."""
+
+    known: Mapping[Value, Any]
+    bounds: Mapping[Value, Any]
+    crossed: Mapping[Value, Amounts]
+
+
 @dataclass(eq=False, slots=True)
 class Call:
     """One operation with its values, as a rule sees it in the backward pass.
@@ -172,8 +180,7 @@ class Call:
       direction: the same for all elements: 1 or, in a call of its own, -1.
       input_signs: for each operand, of the constants that it was multiplied with behind a neuron;
         None where they are positive.
-      neurons: for each operand that is made of other neurons, the values that say how.
-      bounds: for each operand, the lower bounds of those whose elements have different ones.
+      neurons: for each operand that is made of other neurons, what its reading needs.
       active: for each operand, which elements depend on the input; None where all do.
       contrastive: the negated operation's excitation is to be subtracted (Eq. 8, 9).
       upper: in a contrastive pass, before it has met the first affine operation, or there.
@@ -187,8 +194,7 @@ class Call:
     output_sign: jax.Array | None = None
     direction: int = 1
     input_signs: tuple[jax.Array | None, ...] = ()
-    neurons: tuple[Mapping[Value, Any] | None, ...] = ()
-    bounds: tuple[Mapping[Value, Any], ...] = ()
+    neurons: tuple[Needed | None, ...] = ()
     active: tuple[Any, ...] = ()
     contrastive: bool = False
     upper: bool = False
@@ -234,42 +240,22 @@ class Call:
         return jnp.where(push > 0, self._amount(i, 1), self._amount(i, -1))
 
     def _amount(self, i: int, direction: int) -> jax.Array:
-        """A neuron that is bounded below makes nothing smaller: it can only be off."""
+        h, constants = self.operand(i).excited(direction), self.constants(i)
+        return h if constants is None else jnp.where(constants, 0, h)
 
-        def of(given: jax.Array, low: Any) -> jax.Array:
-            x = given.astype(self.dtype)
-            if isinstance(low, jax.Array):
-                bounded = above(x, low.astype(self.dtype), given.dtype) if direction > 0 else 0
-                return jnp.where(low == -jnp.inf, jnp.maximum(direction * x, 0), bounded)
-            if low == -float("inf"):
-                return jnp.maximum(direction * x, 0)
-            if direction < 0:
-                return jnp.zeros_like(x)
-            return x if low == 0 else above(x, low, given.dtype)
-
+    def operand(self, i: int) -> Operand:
+        """Operand ``i``, and the neurons that it is made of."""
+        x, low = self.operands[i], self.step.site.operands[i].interval.low
         reading = self.step.readings[i] if self.step.readings else None
         if reading is None:
-            h = of(self.operands[i], self.step.site.operands[i].interval.low)
-        else:
-            known = self.neurons[i]
-            assert known is not None
-            lows = {**reading.neurons, **self.bounds[i]}
-            h = reading.amounts(lambda v: of(known[v], lows[v]), known)
-        constants = self.constants(i)
-        return h if constants is None else jnp.where(constants, 0, h)
+            return Operand(x, low, self.dtype)
+        of = self.neurons[i]
+        assert of is not None
+        return Operand(x, low, self.dtype, reading, of.known, of.bounds, of.crossed)
 
     def field(self, i: int) -> jax.Array:
         """As what the elements of operand ``i`` count for children: 0 constants, else by gates."""
-        reading = self.step.readings[i] if self.step.readings else None
-        shape = self.operands[i].shape
-        if reading is None or not reading.gates:
-            found = jnp.ones(shape, self.dtype)
-        else:
-            known = self.neurons[i]
-            assert known is not None
-            ones = {v: jnp.ones(known[v].shape, self.dtype) for v in reading.neurons}
-            found = reading.amounts(ones.__getitem__, known, constants=False)
-        constants = self.constants(i)
+        found, constants = self.operand(i).field(), self.constants(i)
         return found if constants is None else jnp.where(constants, 0, found)
 
     @property
@@ -280,7 +266,7 @@ class Call:
     def all_children(self, i: int) -> bool:
         """Whether every element of operand ``i`` is a child, and counts as one."""
         reading = self.step.readings[i] if self.step.readings else None
-        return self.constants(i) is None and (reading is None or not reading.gates)
+        return self.constants(i) is None and (reading is None or not reading.gated)
 
     def constants(self, i: int) -> Any:
         """Which elements of operand ``i`` are constants and no neurons; None for none."""
