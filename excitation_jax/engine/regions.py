@@ -187,7 +187,7 @@ class _Growth:
             barred |= out
         others = self._others()
         terms = self.members or self.leaves
-        if not terms and len(others) < 3 and not self._hides_constants(others):
+        if not terms and sum(adds(self.steps[op]) for op in self.inner) < 2:
             return None
         read = {v: None for op in self.inner for v in op.inputs if not self.facts[v].active}
         constants = tuple(value for value in read if value.literal is None)
@@ -212,11 +212,6 @@ class _Growth:
             for i, value in enumerate(op.inputs)
             if value not in made and value in self._parts(op)
         ]
-
-    def _hides_constants(self, others: list[Place]) -> bool:
-        """Whether a sum of sums has constants among its summands, which partial sums would hide."""
-        several = sum(adds(self.steps[op]) for op in self.inner) > 1
-        return several and any(not self.facts[op.inputs[i]].activity.whole for op, i in others)
 
     def _parts(self, op: Op) -> list[Value]:
         """What an operation adds, moves or scales."""
@@ -317,14 +312,13 @@ class _Growth:
         return bool(readers) and readers <= inside and not leaves
 
     def _mixed(self) -> set[Op]:
-        """Moves and scales that stay outside: those of more than affine values, or than sums."""
-        pure = {*self.leaves, *(value for op in self.members for value in op.outputs)}
-        mixed, alone = set(), not pure
+        """Moves and scales that stay outside: those of other values than affine ones and sums."""
+        summed = {*self.leaves, *(value for op in self.members for value in op.outputs)}
+        mixed = set()
         for op in reversed(self.inner):
-            summed = adds(self.steps[op])
-            if pure.issuperset(self._parts(op)) or (summed and alone):
-                pure.update(op.outputs)
-            elif not summed and op not in self.behind:
+            if adds(self.steps[op]) or summed.issuperset(self._parts(op)):
+                summed.update(op.outputs)
+            elif op not in self.behind:
                 mixed.add(op)
         return mixed
 

@@ -72,6 +72,47 @@ def test_a_sum_of_layers_is_one_layer(several: Callable, one: Callable) -> None:
         assert np.abs(found).sum() > 0.5
 
 
+KERNEL, CHANNELS = RNG.normal(0.1, 1, (3, 3, 2, 6)), RNG.normal(0.1, 1, (6, 3))
+IMAGE = RNG.normal(0.3, 1, (1, 4, 4, 2)).astype(np.float32)
+
+
+def conv(x: jax.Array) -> jax.Array:
+    kernel = KERNEL.astype(np.float32)
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+#: Feature maps without a lower bound, of which a sum's parts may be negative.
+FEATURES: dict[str, Callable] = {
+    "a residual stream": lambda x: conv(x) + jax.nn.relu(conv(x[..., ::-1])),
+    "a gated layer": lambda x: jax.nn.sigmoid(conv(x[..., ::-1])) * conv(x),
+    "a normaliser": lambda x: jax.nn.standardize(conv(x)),
+}
+POOLS: dict[str, Callable] = {
+    "rows, then columns": lambda f: f.mean(1).mean(1),
+    "a list of positions": lambda f: f.reshape(1, 16, -1).mean(1),
+    "windows": lambda f: (
+        lax.reduce_window(f, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
+    ).mean((1, 2)),
+    "halves": lambda f: (f[:, :2].mean((1, 2)) + f[:, 2:].mean((1, 2))) / 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("features", FEATURES)
+def test_how_a_mean_is_taken_does_not_matter(features: str, pool: str) -> None:
+    """All summands are flattened, whatever moves and scales partial sums (D2)."""
+
+    def network(pooled: Callable) -> Callable:
+        head = CHANNELS.astype(np.float32)
+        return lambda x: jax.nn.relu(pooled(FEATURES[features](x)) @ head)[0]
+
+    at_once = maps(network(lambda f: f.mean((1, 2))), IMAGE)
+    for found, right in zip(maps(network(POOLS[pool]), IMAGE), at_once, strict=True):
+        np.testing.assert_allclose(found, right, rtol=0, atol=1e-6)
+
+
 def test_a_layer_below_a_pooling_is_the_layer_behind_it() -> None:
     """Of the head of a convolutional classifier: both ways have the same scores."""
     before, behind = lambda x: (x @ B).mean(0), lambda x: x.ravel() @ np.tile(B, (6, 1)) / 6
