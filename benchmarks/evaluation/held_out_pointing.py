@@ -61,10 +61,13 @@ class Outcome(NamedTuple):
     hits: np.ndarray
 
 
-def read(voc: Path, coco: Path, seed: int = 0) -> tuple[Part, Part]:
-    """VOC's photographs, played with boxes, and COCO's, played with masks."""
+def read(voc: Path, coco: Path, seed: int = 0, tests: bool = True) -> tuple[Part, Part]:
+    """VOC's photographs, played with boxes, and COCO's, played with masks.
+
+    tests: keep some apart; without, each photograph is in a fold.
+    """
     every = data.read_voc(voc, "all")
-    tests = {example.key for example in data.read_voc(voc, "voc07test")}
+    apart = {example.key for example in data.read_voc(voc, "voc07test")}
     others = data.read_coco(
         coco / "annotations" / "instances_train2017.json",
         coco / "train2017",
@@ -74,11 +77,11 @@ def read(voc: Path, coco: Path, seed: int = 0) -> tuple[Part, Part]:
     random = np.random.default_rng(seed)
     parts = []
     for dataset, test in (
-        (every, [example.key in tests for example in every]),
+        (every, [example.key in apart for example in every]),
         (others, [place % 3 == 0 for place in range(len(others))]),
     ):
         fold = random.permutation(len(dataset)) % FOLDS
-        parts.append(Part(dataset, np.where(test, -1, fold)))
+        parts.append(Part(dataset, np.where(test, -1, fold) if tests else fold))
     return parts[0], parts[1]
 
 

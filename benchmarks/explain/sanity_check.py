@@ -137,7 +137,7 @@ def resnet20(count: int, weights: Path, file: Path) -> Network:
 def squeezenet_v1_0(count: int, weights: Path, folder: Path) -> Network:
     """SqueezeNet on photographs, evenly spaced among those that it recognises."""
     model, params = squeezenet.SqueezeNet(), squeezenet.load_npz(weights)
-    images, classes = recognised(model, params, folder, CONFIDENCE)
+    images, classes = recognised(model, params, squeezenet.preprocess, folder, CONFIDENCE)
     chosen = np.linspace(0, len(images) - 1, count).astype(int)
     fires = [f"fire{i}" for i in range(8, 1, -1)]
     # The layer lies inside fire9, so that is two groups.
