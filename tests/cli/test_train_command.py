@@ -64,8 +64,8 @@ def with_layout(folder, kind):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("resnet18", "voc"),
         ("vgg16", "coco"),
+        pytest.param("resnet18", "voc", marks=pytest.mark.slow),
         pytest.param("resnet18", "coco", marks=pytest.mark.slow),
         pytest.param("vgg16", "voc", marks=pytest.mark.slow),
         pytest.param("resnet50", "voc", marks=pytest.mark.slow),
