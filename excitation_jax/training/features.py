@@ -57,7 +57,6 @@ class Features:
         self._on_progress = on_progress or (lambda done, total: None)
         self._block = batch * max(1, _BLOCK // batch)
         self._kept: dict[tuple[int, int], Array] = {}
-        self._complete: set[int] = set()
 
     def rows(self, places: NDArray[np.int64], views: NDArray[np.int64]) -> Array:
         """(N, ...), of N records by place, each in its view.
@@ -65,20 +64,18 @@ class Features:
         Raises:
             ValueError, OSError: a photograph cannot be read; nothing can be written.
         """
-        for view in sorted({*views.tolist()} - self._complete):
-            self._ensure(view)
-            self._complete.add(view)
         firsts = places // self._block * self._block
         rows: list[Array] = [np.empty(0, np.float32)] * len(places)
-        for view, first in {*zip(views.tolist(), firsts.tolist(), strict=True)}:
+        for view, first in sorted({*zip(views.tolist(), firsts.tolist(), strict=True)}):
             block = self._read(view, first)
-            assert block is not None  # just ensured
+            if block is None:
+                block = self._computed(view, first)
             for row in np.flatnonzero((views == view) & (firsts == first)):
                 rows[row] = block[places[row] - first]
         return np.stack(rows)
 
-    def _ensure(self, view: int) -> None:
-        """Computes what is missing of a view."""
+    def _computed(self, view: int, wanted: int) -> Array:
+        """Computes all that is missing of a view, and keeps it; returns the block from `wanted`."""
         total = len(self._records)
         missing = [
             first for first in range(0, total, self._block) if self._read(view, first) is None
@@ -86,17 +83,20 @@ class Features:
         places = [
             place for first in missing for place in range(first, min(first + self._block, total))
         ]
-        done, block, first = total - len(places), [], 0
-        batches = view_batches(self._records, places, view, self._view, batch=self._batch)
-        for images in batches if places else ():
-            found = self._compute(filled_up(images, self._batch))
-            block.append(np.asarray(found)[: len(images)])
+        found = np.empty(0, np.float32)
+        done, turn, batches = total - len(places), 0, []
+        for images in view_batches(self._records, places, view, self._view, batch=self._batch):
+            features = self._compute(filled_up(images, self._batch))
+            batches.append(np.asarray(features)[: len(images)])
             done += len(images)
             self._on_progress(done, total)
-            start = missing[first]
-            if sum(map(len, block)) == min(self._block, total - start):
-                self._keep(view, start, np.concatenate(block))
-                block, first = [], first + 1
+            first = missing[turn]
+            if sum(map(len, batches)) == min(self._block, total - first):
+                block = np.concatenate(batches)
+                self._keep(view, first, block)
+                found = block if first == wanted else found
+                turn, batches = turn + 1, []
+        return found
 
     def _path(self, view: int, first: int) -> Path:
         assert self._folder is not None

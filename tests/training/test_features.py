@@ -98,8 +98,12 @@ def test_features_are_those_of_each_view_computed_once_and_kept(records, tmp_pat
     assert len(seen) == 6
     # What is lost or damaged is computed again, and only that.
     (tmp_path / "kept" / "1-0.npy").write_bytes(b"\x93NUMPY")
-    np.testing.assert_allclose(made().rows(places, views), expected, rtol=1e-6)
+    again = made()
+    np.testing.assert_allclose(again.rows(places, views), expected, rtol=1e-6)
     assert len(seen) == 9
+    shutil.rmtree(tmp_path / "kept")  # in the middle of a run, too
+    np.testing.assert_allclose(again.rows(places, views), expected, rtol=1e-6)
+    assert len(seen) == 15
 
 
 def test_blocks_are_whole_batches(records, tmp_path, monkeypatch):
@@ -119,8 +123,8 @@ def test_blocks_are_whole_batches(records, tmp_path, monkeypatch):
     assert done == [(n, 12) for n in (2, 4, 6, 8, 10, 12)]
     (tmp_path / "0-4.npy").unlink()
     done.clear()
-    again = Features(records, view, mean_colours, batch=2, folder=tmp_path, on_progress=None)
-    assert equal_bits(again.rows(every, np.zeros_like(every)), whole)
+    assert equal_bits(features.rows(every, np.zeros_like(every)), whole)
+    assert done == [(10, 12), (12, 12)]
 
 
 def test_epochs_are_in_the_same_order_and_show_the_views_by_turns(records):
