@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from excitation_jax import models
+from excitation_jax.models import weight_files
 
 
 def mobilenet(path: Path, seed: int = 0) -> Path:
@@ -24,4 +25,21 @@ def mobilenet(path: Path, seed: int = 0) -> Path:
         arrays[f"{name}_int8"] = rng.integers(-127, 128, shape, dtype=np.int8)
         arrays[f"{name}_scale"] = np.full(shape[-1], 0.02 / np.prod(shape[:-1]) ** 0.5, np.float32)
     np.savez(path, **arrays)
+    return path
+
+
+def checkpoint(path: Path, name: str, seed: int = 0) -> Path:
+    """Writes a checkpoint of a network of the registry, whose activations stay moderate."""
+    rng, spec = np.random.default_rng(seed), models.get(name)
+
+    def fill(place, leaf):
+        kind = place[-1].key
+        if kind == "kernel":
+            deviation = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+            return rng.normal(0, deviation, leaf.shape).astype(np.float32)
+        # The sums of residual networks would grow with every block.
+        return np.full(leaf.shape, {"scale": 0.5, "var": 1}.get(kind, 0), np.float32)
+
+    variables = jax.tree_util.tree_map_with_path(fill, spec.expected())
+    weight_files.save(path, variables, {"model": name, "num_classes": spec.num_classes})
     return path

@@ -24,6 +24,13 @@ lose and the warped photographs gain. So the number is chosen with the 43 in sig
 on the 184 alone, four times in four parts, has no preference: 0.494 after 90 steps, 0.496 after
 180, 0.504 after 1440, each over a range of 0.03. Decaying the learning rate made mAP worse in as
 many steps, doubling it changed nothing.
+
+How many views (`--views`) of every photograph are enough: with 12 seeds, after 180 steps on the
+first V of these 12 views, by turns,
+
+    views            1          2          3          4          6          12
+    central crops    0.624      0.643      0.654      0.656      0.658      0.663
+    (deviation)      0.021      0.022      0.021      0.016      0.016      0.010
 """
 
 from __future__ import annotations
@@ -50,6 +57,7 @@ def main() -> None:
     parser.add_argument("--coco", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=180, help="of 32 photographs each (180)")
     parser.add_argument("--seed", type=int, default=0, help="of order, crops and flips (0)")
+    parser.add_argument("--views", type=int, help="of each photograph (new ones in every epoch)")
     parser.add_argument("--out", type=Path, help="keep checkpoints here, to continue")
     options = parser.parse_args()
 
@@ -61,10 +69,10 @@ def main() -> None:
     start = time.perf_counter()
     losses = []
 
-    def on_step(taken: int, loss: float, precision: float | None) -> None:
+    def on_step(taken: int, loss: float, measured: training.Measured | None) -> None:
         losses.append(loss)
-        if precision is not None:
-            figures = f"loss {np.mean(losses):.3f}, mAP {precision:.3f}"
+        if measured is not None:
+            figures = f"loss {np.mean(losses):.3f}, mAP {measured.precision:.3f}"
             print(f"step {taken:4d}: {figures} ({time.perf_counter() - start:.0f} s)", flush=True)
             losses.clear()
 
@@ -74,6 +82,7 @@ def main() -> None:
         records,
         steps=options.steps,
         seed=options.seed,
+        views=options.views,
         validation=tests,
         validate_every=15,
         on_step=on_step,

@@ -176,6 +176,18 @@ def evaluate(arguments: argparse.Namespace, announce: Announce) -> str:
     return experiments[arguments.experiment](arguments)
 
 
+def train(arguments: argparse.Namespace, announce: Announce) -> str:
+    """Fine-tunes a network for another data set's classes; returns what was measured.
+
+    arguments: those of `train_options`.
+
+    Raises ValueError or OSError for anything wrong with them, ImportError for a missing extra.
+    """
+    from . import train as training
+
+    return training.train(arguments)
+
+
 def layers(arguments: argparse.Namespace, announce: Announce) -> str:
     """The table of a model's layers.
 
@@ -250,6 +262,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Announce], str]] = {
     "explain": explain,
     "compare": compare,
     "evaluate": evaluate,
+    "train": train,
     "layers": layers,
     "list_models": list_models,
     "list_methods": list_methods,

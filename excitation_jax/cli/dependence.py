@@ -58,28 +58,41 @@ EVALUATION: Parts = {
     "processes": None,
     "process": None,
     "command": None,
-    "steps": None,
+    "stages": None,
     "debug": None,
 }
 
 #: The parts are those of `fine_tune`'s configuration.
 TRAINING: Parts = {
+    "model": "variables",
     "weights": "variables",
-    "voc": "records",
+    "data": "records",
+    "folder": "records",
+    "split": "records",
+    "validation": "records",  # which are left out of those to train with, as is the test set
+    "test": "records",
+    "classes": "records",
     "coco": "records",
-    "train": "records",
-    "test": "records",  # which are left out of those to train with
     "without_difficult": "records",
+    "dictionary": "records",
+    "first_tags": "records",
+    "layers": "layers",
+    "views": "views",
     "batch": "batch",
     "seed": "seed",
     "learning_rate": "learning_rate",
     "momentum": "momentum",
+    "patience": "plateau",
+    "factor": "plateau",
+    "validate_every": "plateau",
     # More steps continue a run; fewer than it has taken are refused for their own sake.
     "steps": None,
-    # The state after a step is the same, whether it is kept or measured or not.
+    # The state after a step is the same, whether it is kept or not.
     "save_every": None,
-    "validate_every": None,
     "out": None,
+    "command": None,
+    "stages": None,
+    "debug": None,
 }
 
 

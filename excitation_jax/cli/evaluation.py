@@ -56,7 +56,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         if not len(dataset):
             raise ValueError(f"{dataset.name} has no photograph with a category to point at")
         shown.announce(f"loading {arguments.model}")
-        model = evaluation_setup.load_model(arguments, len(dataset.classes), dataset.name)
+        model = evaluation_setup.load_model(arguments, dataset.classes, dataset.name)
         shown.announce("tracing the methods")
         made = evaluation_setup.map_functions(arguments, model)
         dataset = evaluation_setup.in_order(dataset, model)
@@ -106,7 +106,7 @@ def box_localisation(arguments: argparse.Namespace) -> str:
         if not len(dataset):
             raise ValueError(f"none of the photographs in {arguments.folder} has a box")
         shown.announce(f"loading {arguments.model}")
-        model = evaluation_setup.load_model(arguments, len(dataset.classes), dataset.name)
+        model = evaluation_setup.load_model(arguments, dataset.classes, dataset.name)
         shown.announce("tracing the methods")
         made = evaluation_setup.map_functions(arguments, model)
         assert isinstance(model.preprocessing, Preprocessing)  # boxes have no --view papers

@@ -34,7 +34,7 @@ and misses to look at in gallery/index.html.
       --model resnet50 --weights resnet50_coco --view papers --out run
 
 The network's outputs must be the data set's classes. --weights is a checkpoint of such a network,
-or --head the directory in which `python -m excitation_jax.training` trained its last layer.
+or of one that `excitation-jax train` trained, with --head its directory.
 """
 _BOXES = """\
 Boxes of dominant objects: the tightest box round what exceeds alpha times the mean of a map of a
@@ -163,10 +163,10 @@ def _add_data(parser: argparse.ArgumentParser, layouts: Sequence[str]) -> None:
     )
     add(
         "--classes",
-        choices=("own", "voc"),
         default="own",
-        help="of COCO: voc takes the 20 categories that VOC has, by VOC's names and in its order "
-        "(default: %(default)s)",
+        metavar="own|voc|FILE",
+        help="voc: of COCO, the 20 categories that VOC has, by VOC's names and in its order; FILE: "
+        "of COCO and VOC, those that a file names, one on each line (default: %(default)s)",
     )
     add("--limit", type=int, metavar="N", help="only the first N photographs")
 
@@ -182,7 +182,7 @@ def _add_maps(
         "--head",
         type=Path,
         metavar="DIR",
-        help="the last layer, as trained on these weights by `python -m excitation_jax.training`",
+        help="what `excitation-jax train` trained, beginning with these weights",
     )
     add(
         "--fully-convolutional",

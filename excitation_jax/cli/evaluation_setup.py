@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import data, digits, methods, models
+from ..data.files import read_classes
 from ..data.own_shape import AnyShape, OwnShape, fitted
 from ..data.records import Dataset, Example
 from ..evaluation.points import MapFunction, PlacedMaps
@@ -116,14 +117,17 @@ def read_examples(arguments: argparse.Namespace) -> Dataset[Example]:
         return dataset[: arguments.limit]
     if not arguments.folder or not arguments.split:
         raise ValueError(f"--data {arguments.data} needs --folder DIR and --split NAME")
+    of_voc = arguments.classes == "voc"
+    named = None if of_voc or arguments.classes == "own" else read_classes(Path(arguments.classes))
     if arguments.data == "voc":
-        dataset = data.read_voc(arguments.folder, arguments.split)
+        dataset = data.read_voc(
+            arguments.folder, arguments.split, classes=named or data.VOC_CLASSES
+        )
     else:
-        of_voc = arguments.classes == "voc"
         dataset = data.read_coco(
             arguments.folder / "annotations" / f"instances_{arguments.split}.json",
             arguments.folder / arguments.split,
-            classes=data.VOC_CLASSES if of_voc else None,
+            classes=data.VOC_CLASSES if of_voc else named,
             renamed=data.COCO_TO_VOC if of_voc else None,
         )
     return dataset[: arguments.limit]
@@ -131,21 +135,22 @@ def read_examples(arguments: argparse.Namespace) -> Dataset[Example]:
 
 def load_model(
     arguments: argparse.Namespace,
-    outputs: int,
+    classes: Sequence[str],
     of: str,
     needed: str = "classes: give the weights of a network that was fine-tuned for them, or --head "
-    "with the directory that `python -m excitation_jax.training` wrote",
+    "with the directory that `excitation-jax train` wrote",
 ) -> Model:
     """The network.
 
     arguments: model, weights, head, fully_convolutional, side and view of `evaluation_options`.
-    outputs: the number of classes that it must have. of: what has them, and needed: what they are
-    and what to do where the network has another number; for an error.
+    classes: those that it must have. of: what has them, and needed: what they are and what to do
+    where the network has another number; for an error.
 
     Raises:
-        ValueError: it has another number of outputs, takes no images of this side, or no weights
-            are given for a network that brings none.
+        ValueError: it has another number of outputs, or was trained for other classes; it takes no
+            images of this side; or no weights are given for a network that brings none.
     """
+    outputs = len(classes)
     name = ALIASES.get(arguments.model, arguments.model)
     fully = {"fully_convolutional": is_fully_convolutional(arguments)}
     if arguments.side is not None and not 1 <= arguments.side <= _LARGEST:
@@ -169,12 +174,11 @@ def load_model(
         if arguments.head:
             from .. import training
 
+            _check_head(arguments.head, classes, of)
             own = models.load(name, arguments.weights)[1]
-            network = spec.build(outputs, **fully)
-            variables = training.load_fine_tuned(
-                training.new_output_layer(spec.build(outputs), own, min(spec.input_size)),
-                arguments.head,
-            )
+            network, size = spec.build(outputs, **fully), min(spec.input_size)
+            begun = training.new_output_layer(spec.build(outputs), own, size, spec.output_layer)
+            variables = training.load_fine_tuned(begun, arguments.head)
         else:
             # A checkpoint knows how many classes it has; in a file they are to be expected.
             own_number = not Path(arguments.weights).is_file()
@@ -206,6 +210,24 @@ def load_model(
             f"{arguments.model} with these weights has {found} outputs, {of} has {outputs} {needed}"
         )
     return Model(name, network.apply, variables, preprocessing, layers)
+
+
+def _check_head(directory: Path, classes: Sequence[str], of: str) -> None:
+    """Refuses an output layer that is known to be trained for other classes, or another order."""
+    from .. import training
+
+    known = training.classes_of(directory)
+    if known is None or [*map(str.casefold, known)] == [*map(str.casefold, classes)]:
+        return
+    if len(known) != len(classes):
+        differs = f"{len(known)} classes, and {of} has {len(classes)}"
+    else:
+        place = next(i for i, name in enumerate(known) if name != classes[i])
+        differs = f"{known[place]!r} where {of} has {classes[place]!r}, output {place}"
+    raise ValueError(
+        f"{directory} was trained for {differs}: evaluate it on its own classes, which "
+        f"{directory / 'classes.txt'} lists and --classes or --words takes"
+    )
 
 
 def is_fully_convolutional(arguments: argparse.Namespace) -> bool:

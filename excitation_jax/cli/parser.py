@@ -1,4 +1,4 @@
-"""The command `excitation-jax`: demo, explain, compare, eval, layers, models and so on.
+"""The command `excitation-jax`: demo, explain, compare, eval, train, layers and so on.
 
 Here are the arguments, the progress bar and the errors; what the commands do is in `commands`,
 which imports JAX and is only imported to run one: --help and a mistyped option answer at once.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .. import __version__
-from . import evaluation_options
+from . import evaluation_options, train_options
 from .class_names import MOST_TARGETS
 
 PROGRAM = "excitation-jax"
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     debug = arguments.debug or os.environ.get("EXCITATION_JAX_DEBUG") == "1"
     try:
-        with _progress(arguments.steps) as announce:
+        with _progress(arguments.stages) as announce:
             announce("loading JAX")
             from . import commands
 
@@ -88,7 +88,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    """The whole command line; parsing yields `command`, `steps`, `debug` and its arguments."""
+    """The whole command line; parsing yields `command`, `stages`, `debug` and its arguments."""
     parser = _Parser(
         prog=PROGRAM,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -110,7 +110,7 @@ def _parser() -> _Parser:
         title="commands", dest="command", metavar="COMMAND", required=True
     )
 
-    def command(name: str, steps: int, summary: str, description: str) -> _Parser:
+    def command(name: str, stages: int, summary: str, description: str) -> _Parser:
         sub: _Parser = commands.add_parser(
             name,
             help=summary,
@@ -119,7 +119,7 @@ def _parser() -> _Parser:
         )
         # Without a default, or it would undo a --debug before the command.
         _add_debug(sub, argparse.SUPPRESS)
-        sub.set_defaults(steps=steps)
+        sub.set_defaults(stages=stages)
         return sub
 
     _add_demo(
@@ -175,6 +175,9 @@ def _parser() -> _Parser:
     evaluation.set_defaults(command="evaluate")  # eval is Python's own
     evaluation_options.add(
         evaluation, _NETWORK, _WEIGHTS, lambda p: _add_debug(p, argparse.SUPPRESS)
+    )
+    train_options.add(
+        command("train", 0, train_options.SUMMARY, train_options.DESCRIPTION), _NETWORK, _WEIGHTS
     )
     layers = command(
         "layers",
@@ -344,13 +347,13 @@ def _add_model(parser: argparse.ArgumentParser, weights_help: str) -> None:
 
 
 @contextlib.contextmanager
-def _progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """Yields a function that names the next of `steps` steps in a progress bar.
+def _progress(stages: int) -> Iterator[Callable[[str], None]]:
+    """Yields a function that names the next of `stages` stages in a progress bar.
 
     The bar is on stderr and gone when done; there is none where stderr is no terminal, and none for
-    0 steps: such a command has its own.
+    0 stages: such a command has its own.
     """
-    if not steps or not sys.stderr.isatty():
+    if not stages or not sys.stderr.isatty():
         yield lambda name: None
         return
     try:
@@ -368,7 +371,7 @@ def _progress(steps: int) -> Iterator[Callable[[str], None]]:
         console=Console(stderr=True),
         transient=True,
     ) as bar:
-        task = bar.add_task("", total=steps)
+        task = bar.add_task("", total=stages)
         yield lambda name: bar.update(task, description=name, completed=next(done), refresh=True)
 
 

@@ -48,7 +48,7 @@ def text_to_region(arguments: argparse.Namespace) -> str:
         source = f"{arguments.words}" if arguments.words else "the list of digits"
         model = evaluation_setup.load_model(
             arguments,
-            len(words),
+            tuple(words),
             source,
             "words: give a file with one word on each line, in the order of the outputs",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -46,6 +47,22 @@ def read_lines(path: Path, what: str) -> list[str]:
             f"{path} is no text in UTF-8: {error}; convert it, or unpack it again"
         ) from None
     return [line for line in text.splitlines() if line.strip()]
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The names of classes, one on each line, in the order of a network's outputs.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no UTF-8, has no line, or has a name twice.
+    """
+    names = tuple(line.strip() for line in read_lines(path, "file of classes"))
+    if not names:
+        raise ValueError(f"{path} has no names of classes: expected one on each line")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path} has the class {twice[0]!r} twice: take one out")
+    return names
 
 
 def read_names(listing: Path) -> list[str]:

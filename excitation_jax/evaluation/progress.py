@@ -1,4 +1,4 @@
-"""A progress bar for experiments: images done, images a second, time left."""
+"""A progress bar: of experiments, images done, images a second, time left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Bar(NamedTuple):
     """What a bar is told.
 
     announce: what comes next, which takes a while.
-    advance: the number of images done, and that of all; see `runner.run`.
+    advance: the number done, of images for instance, and that of all; see `runner.run`.
     """
 
     announce: Callable[[str], None]
@@ -20,8 +20,12 @@ class Bar(NamedTuple):
 
 
 @contextlib.contextmanager
-def bar() -> Iterator[Bar]:
+def bar(doing: str = "evaluating", what: str = "images") -> Iterator[Bar]:
     """A bar on stderr that is gone when done; none where stderr is no terminal.
+
+    Args:
+        doing: what it says once something is done.
+        what: what is counted.
 
     Raises:
         ImportError: there is a terminal, and rich is not installed.
@@ -34,10 +38,10 @@ def bar() -> Iterator[Bar]:
     from rich.text import Text
 
     class Throughput(progress.ProgressColumn):
-        """Images a second, of the last half minute."""
+        """How many a second, of the last half minute."""
 
         def render(self, task: progress.Task) -> Text:
-            return Text(f"{task.speed:.1f} images/s" if task.speed else "")
+            return Text(f"{task.speed:.1f} {what}/s" if task.speed else "")
 
     with progress.Progress(
         progress.TextColumn("{task.description}"),
@@ -60,7 +64,7 @@ def bar() -> Iterator[Bar]:
             if shown.tasks[0].total is None:
                 # What an earlier run has done is no throughput of this one.
                 shown.remove_task(task)
-                task = shown.add_task("evaluating", total=total, completed=done)
+                task = shown.add_task(doing, total=total, completed=done)
             else:
                 shown.update(task, advance=done - found)
             found = done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -106,11 +106,33 @@ class Preprocessing:
         if self.crop is not None and not keep_aspect:
             left, top = (round((side - self.crop) / 2) for side in picture.size)
             picture = picture.crop((left, top, left + self.crop, top + self.crop))
-        pixels = np.asarray(picture, np.float32)
+        return self.normalise(np.asarray(picture, np.float32))
+
+    @overload
+    def normalise(self, pixels: np.ndarray) -> np.ndarray: ...
+
+    @overload
+    def normalise(self, pixels: jax.Array) -> jax.Array: ...
+
+    def normalise(self, pixels: Any) -> Any:
+        """What is left to do where pictures have the network's size: order, mean and deviation.
+
+        Args:
+            pixels: (..., 3) in RGB, grey levels of 0 to 255, of NumPy or JAX.
+
+        Returns:
+            float32 (..., 3), of NumPy or JAX as `pixels` is.
+
+        >>> import numpy as np
+        >>> from excitation_jax.models import Preprocessing
+        >>> own = Preprocessing(mean=(10, 20, 30), channels="BGR")
+        >>> own.normalise(np.array([[255, 128, 0]], np.uint8)).tolist()
+        [[-10.0, 108.0, 225.0]]
+        """
         if self.channels == "BGR":
             pixels = pixels[..., ::-1]
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        return np.asarray((pixels - mean) / std)
+        return (pixels - mean) / std
 
     def whole(self, size: tuple[int, int] | None = None) -> Preprocessing:
         """The same with the whole picture warped to `size` (height, width), of the input if None.

@@ -51,6 +51,8 @@ class ModelSpec:
         sources: releases that `convert` understands.
         load_npz: reads the variables from an .npz file of the network's own; None: there is none.
         independent: whether the classes are tags, of which several may hold.
+        output_layer: the layer whose parameters make the scores, by its name in
+            variables["params"]: what fine-tuning replaces.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ModelSpec:
     sources: tuple[str, ...] = ()
     load_npz: Callable[[str | os.PathLike[str]], dict[str, Any]] | None = None
     independent: bool = False
+    output_layer: str = "fc"
 
     def build(
         self,
@@ -122,6 +125,7 @@ def _cifar(depth: int) -> ModelSpec:
         num_classes=10,
         class_names="cifar10",
         load_npz=functools.partial(cifar_resnet.load_npz, depth=depth),
+        output_layer="linear",
     )
 
 
@@ -141,13 +145,16 @@ _SQUEEZENET_1_1 = functools.partial(squeezenet.SqueezeNet, version="1.1", final_
 
 _SPECS = (
     ModelSpec(
-        "cnn_s", "cnn_s", CNNS, caffe_bgr(_VGG_BGR), attention_layer="conv5", sources=_CAFFE
+        "cnn_s", "cnn_s", CNNS, caffe_bgr(_VGG_BGR), attention_layer="conv5", sources=_CAFFE,
+        output_layer="fc8",
     ),
     ModelSpec(
-        "vgg16", "vgg16", VGG16, imagenet_rgb(), attention_layer="pool4", sources=_WITH_TIMM
+        "vgg16", "vgg16", VGG16, imagenet_rgb(), attention_layer="pool4", sources=_WITH_TIMM,
+        output_layer="fc8",
     ),
     ModelSpec(
-        "vgg16_caffe", "vgg16", VGG16, caffe_bgr(_VGG_BGR), attention_layer="pool4", sources=_CAFFE
+        "vgg16_caffe", "vgg16", VGG16, caffe_bgr(_VGG_BGR), attention_layer="pool4", sources=_CAFFE,
+        output_layer="fc8",
     ),
     ModelSpec(
         "googlenet", "googlenet", _GOOGLENET, imagenet_rgb(), attention_layer="pool2",
@@ -176,28 +183,29 @@ _SPECS = (
     ),
     ModelSpec(
         "squeezenet_v1_0", "squeezenet_v1_0", _SQUEEZENET_1_0, imagenet_rgb(),
-        sources=_TORCHVISION,
+        sources=_TORCHVISION, output_layer="conv_final",
     ),
     ModelSpec(
         "squeezenet_v1_0_caffe", "squeezenet_v1_0", squeezenet.SqueezeNet,
         squeezenet.PREPROCESSING, sources=_CAFFE, load_npz=squeezenet.load_npz,
+        output_layer="conv_final",
     ),
     ModelSpec(
         "squeezenet_v1_1", "squeezenet_v1_1", _SQUEEZENET_1_1, imagenet_rgb(),
-        sources=_TORCHVISION,
+        sources=_TORCHVISION, output_layer="conv_final",
     ),
     ModelSpec(
         "squeezenet_v1_1_caffe", "squeezenet_v1_1", _SQUEEZENET_1_1,
-        squeezenet.PREPROCESSING, sources=_CAFFE,
+        squeezenet.PREPROCESSING, sources=_CAFFE, output_layer="conv_final",
     ),
     ModelSpec(
         "mobilenet_v1_025", "mobilenet_v1",
         functools.partial(mobilenet_v1.MobileNetV1, width=0.25), mobilenet_v1.PREPROCESSING,
-        load_npz=mobilenet_v1.load_npz,
+        load_npz=mobilenet_v1.load_npz, output_layer="conv_preds",
     ),
     ModelSpec(
         "mobilenet_v2", "mobilenet_v2", mobilenet_v2.MobileNetV2, symmetric_rgb(),
-        load_npz=mobilenet_v2.load_npz,
+        load_npz=mobilenet_v2.load_npz, output_layer="logits",
     ),
     _cifar(20),
     _cifar(32),

@@ -1,15 +1,16 @@
 """The directory of one run of `fine_tune`: what it was asked for, and where it stands.
 
-`run.json` says what the run is. Beside it lie the last checkpoints, by Orbax, each a folder with
-the step's number that holds the output layer, the optimizer's state and the input's position. All
-of it is written under another name and renamed, so a process may be killed at any time.
+`run.json` says what the run is, and `classes.txt` what its outputs are called, where that is known.
+Beside them lie the last checkpoints, by Orbax, each a folder with the step's number that holds what
+is trained, the optimizer's state and the input's position. All of it is written under another name
+and renamed, so a process may be killed at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ..data.run_directory import claim, content, settings_of
+from ..data.files import read_classes
+from ..data.run_directory import claim, content, settings_of, write_whole
 
 _RUN = "run.json"
+CLASSES = "classes.txt"
 _KEPT = 2  # checkpoints
 
 #: See `run_directory`.
@@ -30,14 +33,15 @@ Configuration = Mapping[str, Any]
 class State(NamedTuple):
     """What changes in a run.
 
-    head: the output layer's parameters.
-    optimizer: Optax's state for them.
-    position: the input iterator's state. With the seed, all that decides what is drawn next.
+    trained: the parameters that are trained.
+    optimizer: the optimizer's state for them.
+    position: the input iterator's state, or None at the beginning. With the seed, all that decides
+        what is drawn next.
     """
 
-    head: Any
+    trained: Any
     optimizer: Any
-    position: dict[str, Any]
+    position: dict[str, Any] | None
 
 
 class Checkpoints:
@@ -83,7 +87,7 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return None
-        arrays = jax.tree.map(np.asarray, {"head": like.head, "optimizer": like.optimizer})
+        arrays = jax.tree.map(np.asarray, {"trained": like.trained, "optimizer": like.optimizer})
         wanted = ocp.args.Composite(
             arrays=ocp.args.StandardRestore(arrays), position=ocp.args.JsonRestore()
         )
@@ -95,12 +99,12 @@ class Checkpoints:
                 f"from the one before: {error}"
             ) from error
         arrays = jax.tree.map(jnp.asarray, restored["arrays"])
-        return step, State(arrays["head"], arrays["optimizer"], restored["position"])
+        return step, State(arrays["trained"], arrays["optimizer"], restored["position"])
 
     def save(self, step: int, state: State) -> None:
         """Writes a checkpoint, and removes all but the last two."""
         # NumPy arrays, because a jax.Array would have this machine's devices recorded with it.
-        arrays = jax.tree.map(np.asarray, {"head": state.head, "optimizer": state.optimizer})
+        arrays = jax.tree.map(np.asarray, {"trained": state.trained, "optimizer": state.optimizer})
         written = ocp.args.Composite(
             arrays=ocp.args.StandardSave(arrays), position=ocp.args.JsonSave(state.position)
         )
@@ -126,3 +130,27 @@ def configuration_of(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """
     found = settings_of(Path(directory), _RUN, "run")
     return {key: content(value) for key, value in found.items()}
+
+
+def write_classes(directory: str | os.PathLike[str], classes: Sequence[str]) -> None:
+    """Says what the outputs of a run are called, one on each line.
+
+    Raises:
+        ValueError: a name is empty or more than a line, or two are the same.
+    """
+    wrong = [name for name in classes if name.splitlines() != [name] or name != name.strip()]
+    if wrong or len(set(classes)) < len(classes):
+        raise ValueError(
+            f"the names of classes must differ, and each be one line, got {wrong or classes}"
+        )
+    write_whole(Path(directory) / CLASSES, "".join(f"{name}\n" for name in classes))
+
+
+def classes_of(directory: str | os.PathLike[str]) -> tuple[str, ...] | None:
+    """What the outputs of a run are called; None where that was not said.
+
+    Raises:
+        ValueError: what says so is damaged.
+    """
+    path = Path(directory) / CLASSES
+    return read_classes(path) if path.exists() else None

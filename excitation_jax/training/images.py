@@ -7,14 +7,12 @@ the network's own scaling of the values comes afterwards.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.photographs import read
-from .labelled import Record
+from .labelled import Labelled
 
 Pixels = NDArray[np.uint8]
 
@@ -72,7 +70,7 @@ def random_flip(image: Pixels, rng: np.random.Generator) -> Pixels:
     return image[:, ::-1] if rng.random() < 0.5 else image
 
 
-def square(record: Record, side: int) -> Pixels:
+def square(record: Labelled, side: int) -> Pixels:
     """A record's whole photograph, mirrored to a square and resized to (side, side, 3).
 
     Raises:
@@ -81,10 +79,8 @@ def square(record: Record, side: int) -> Pixels:
     return resize(mirror_to_square(read(record.path)), side)
 
 
-def augmented(
-    record: Record, rng: np.random.Generator, *, side: int, resized: int
-) -> dict[str, Any]:
-    """{"image": uint8 (side, side, 3), "labels": (classes,)} of a record, drawn at random.
+def augmented(record: Labelled, rng: np.random.Generator, *, side: int, resized: int) -> Pixels:
+    """uint8 (side, side, 3) of a record, drawn at random: a crop of its square, perhaps flipped.
 
     Args:
         record: whose photograph is read.
@@ -93,13 +89,20 @@ def augmented(
         resized: side of the square that is cropped.
     """
     image = random_flip(random_crop(square(record, resized), side, rng), rng)
-    return {"image": np.ascontiguousarray(image), "labels": record.labels}
+    return np.ascontiguousarray(image)
 
 
-def central(record: Record, *, side: int, resized: int) -> dict[str, Any]:
+def random_view(
+    record: Labelled, place: int, view: int, *, seed: int, side: int, resized: int
+) -> Pixels:
+    """The same, drawn by a seed, the record's place in its data set and the number of the view."""
+    rng = np.random.default_rng((seed, view, place))
+    return augmented(record, rng, side=side, resized=resized)
+
+
+def central(record: Labelled, *, side: int, resized: int) -> Pixels:
     """The same with the central crop and no flip: nothing at random. For validation."""
-    image = central_crop(square(record, resized), side)
-    return {"image": image, "labels": record.labels}
+    return central_crop(square(record, resized), side)
 
 
 def _fitting(image: Pixels, side: int) -> tuple[int, int]:

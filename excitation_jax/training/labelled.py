@@ -7,18 +7,44 @@ annotation needs no boxes, sizes or masks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.coco import COCO_TO_VOC, read_instances
+from ..data.coco import COCO_TO_VOC, Instances, read_instances
 from ..data.files import check_photograph, read_annotation, read_names
 from ..data.voc import VOC_CLASSES, objects_in
 
-__all__ = ["COCO_TO_VOC", "VOC_CLASSES", "Record", "read_coco", "read_splits", "read_voc"]
+__all__ = [
+    "COCO_TO_VOC",
+    "VOC_CLASSES",
+    "Labelled",
+    "Record",
+    "coco_classes",
+    "held_out",
+    "read_coco",
+    "read_splits",
+    "read_voc",
+    "without",
+]
+
+
+class Labelled(Protocol):
+    """What training needs of a photograph; see `Record`."""
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+
+    @property
+    def labels(self) -> NDArray[np.float32]:
+        """(classes,), 1 for every class that is in it."""
+
+
+L = TypeVar("L", bound=Labelled)
 
 
 class Record(NamedTuple):
@@ -66,7 +92,7 @@ def read_coco(
     instances: str | os.PathLike[str],
     images: str | os.PathLike[str],
     *,
-    classes: tuple[str, ...] = VOC_CLASSES,
+    classes: tuple[str, ...] | None = VOC_CLASSES,
     renamed: Mapping[str, str] = COCO_TO_VOC,
 ) -> list[Record]:
     """The photographs of COCO's layout with an object of `classes`, in the file's order.
@@ -77,7 +103,7 @@ def read_coco(
         instances: a file of annotations, such as annotations/instances_train2017.json.
         images: the folder with the photographs that it names, such as train2017.
         classes: the names of the labels' columns. Objects of other categories are left out, and
-            with them the photographs that show nothing else.
+            with them the photographs that show nothing else. None: `coco_classes(instances)`.
         renamed: COCO's names of categories that are called something else in `classes`.
 
     Raises:
@@ -87,6 +113,8 @@ def read_coco(
     """
     instances, images = Path(instances), Path(images)
     content = read_instances(instances)
+    if classes is None:
+        renamed, classes = {}, _classes_of(content)
     names = {number: renamed.get(name, name) for number, name in content.categories.items()}
     records = []
     for number, entry in content.images.items():
@@ -98,6 +126,60 @@ def read_coco(
     if not records:
         raise ValueError(f"{instances} has no object of the classes {', '.join(classes)}")
     return records
+
+
+def coco_classes(instances: str | os.PathLike[str]) -> tuple[str, ...]:
+    """COCO's own classes: the names of a file's categories, in the order of their numbers.
+
+    As `data.read_coco` has them. Of COCO's own files there are 80.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_coco`.
+    """
+    return _classes_of(read_instances(Path(instances)))
+
+
+def without(
+    records: Sequence[L],
+    *others: Sequence[Labelled],
+    key: Callable[[Labelled], Hashable] = lambda record: record.path,
+) -> list[L]:
+    """The records whose photographs are in none of the others.
+
+    Args:
+        records, others: of one data set.
+        key: the same for records of the same photograph.
+
+    >>> from pathlib import Path
+    >>> a, b, c = (Record(Path(name), np.zeros(2, np.float32)) for name in "abc")
+    >>> [record.path.name for record in without([a, b, c], [b], [])]
+    ['a', 'c']
+    """
+    known = {key(record) for other in others for record in other}
+    return [record for record in records if key(record) not in known]
+
+
+def held_out(records: Sequence[L], most: int = 2000) -> tuple[list[L], list[L]]:
+    """The records to train with, and every tenth of them for validation, or at most so many.
+
+    Spread evenly, the first included.
+
+    Raises:
+        ValueError: fewer than two records cannot be parted.
+
+    >>> from pathlib import Path
+    >>> every = [Record(Path(f"{i:02}"), np.zeros(2, np.float32)) for i in range(25)]
+    >>> [record.path.name for record in held_out(every)[1]]
+    ['00', '10', '20']
+    """
+    if len(records) < 2:
+        raise ValueError(
+            f"{len(records)} photographs cannot be parted into some to train with and some for "
+            "validation: give more, or a split for validation"
+        )
+    stride = max(10, -(-len(records) // most))
+    training = [record for place, record in enumerate(records) if place % stride]
+    return training, list(records[::stride])
 
 
 def read_splits(
@@ -117,11 +199,14 @@ def read_splits(
         FileNotFoundError, ValueError: see `read_voc` and `read_coco`.
     """
     tests = read_voc(voc, test, difficult=difficult)
-    known = {record.path for record in tests}
-    records = [r for r in read_voc(voc, train, difficult=difficult) if r.path not in known]
+    records = without(read_voc(voc, train, difficult=difficult), tests)
     if coco is not None:
         records += read_coco(coco / "annotations" / "instances_train2017.json", coco / "train2017")
     return records, tests
+
+
+def _classes_of(content: Instances) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(content.categories.values()))
 
 
 def _record(path: Path, present: Iterable[str], classes: tuple[str, ...]) -> Record:

@@ -9,11 +9,12 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 from numpy.typing import ArrayLike, NDArray
 
 from ..maps.average_precision import mean_average_precision
 from .input import central_batches
-from .labelled import Record
+from .labelled import Labelled
 
 RESIZED = 256  # side of the squares that are cropped
 BATCH = 32
@@ -27,7 +28,7 @@ def minus_one_to_one(images: jax.Array) -> jax.Array:
 def predict(
     model: nn.Module,
     variables: Any,
-    records: Sequence[Record],
+    records: Sequence[Labelled],
     *,
     batch: int = BATCH,
     size: int = 224,
@@ -45,15 +46,35 @@ def predict(
     if not records:
         raise ValueError("there are no records to predict")
     logits = []
-    for inputs in central_batches(records, batch=batch, size=size, resized=resized):
-        images = inputs["image"]
-        # The last batch is filled up, because another shape would be compiled anew.
-        filled = np.resize(images, (batch, *images.shape[1:]))
-        logits.append(np.asarray(_forward(model, normalise, variables, filled))[: len(images)])
+    for images in central_batches(records, batch=batch, size=size, resized=resized):
+        found = _forward(model, normalise, variables, filled_up(images, batch))
+        logits.append(np.asarray(found)[: len(images)])
     return np.concatenate(logits)
 
 
-def precision_of(records: Sequence[Record], logits: ArrayLike) -> float:
+def filled_up(rows: NDArray[Any], batch: int) -> NDArray[Any]:
+    """(batch, ...), of at most so many rows: another shape would be compiled anew.
+
+    >>> filled_up(np.array([1, 2]), 5).tolist()
+    [1, 2, 1, 2, 1]
+    """
+    return np.resize(rows, (batch, *rows.shape[1:]))
+
+
+def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
+    """The papers' loss: of each class's sigmoid, summed over the classes, averaged over the rest.
+
+    Summed as in Caffe, which they used: averaged over the classes, too, a learning rate would count
+    that many times less.
+
+    Args:
+        logits: (N, classes).
+        labels: (N, classes), 1 where the class is there and 0 where it is not.
+    """
+    return optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=-1).mean()
+
+
+def precision_of(records: Sequence[Labelled], logits: ArrayLike) -> float:
     """Mean average precision over the classes that occur among the records.
 
     Args:
@@ -61,12 +82,17 @@ def precision_of(records: Sequence[Record], logits: ArrayLike) -> float:
         logits: (N, classes), e.g. from `predict`.
 
     Raises:
-        ValueError: no class occurs.
+        ValueError: no class occurs, or a logit is infinite or NaN.
     """
     labels = np.array([record.labels for record in records])
     occurs = labels.any(axis=0)
     if not occurs.any():
         raise ValueError("none of the records shows any class, so their precision is undefined")
+    if not np.isfinite(logits).all():
+        raise ValueError(
+            "the network's logits are not all finite, so their precision is undefined: its "
+            "weights, or the learning rate that it is trained with, are too large"
+        )
     return mean_average_precision(labels[:, occurs], np.asarray(logits)[:, occurs])
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import labelled_sets
 import numpy as np
 import pytest
 from data_files import HEIGHT, WIDTH, annotation_xml, object_xml, write, write_photograph
-from made_weights import mobilenet
+from made_weights import checkpoint, mobilenet
 
 from excitation_jax import data, models, training
-from excitation_jax.cli import commands, dependence, train_voc
+from excitation_jax.cli import commands, dependence
 from excitation_jax.cli.dependence import EVALUATION, TRAINING, option
 from excitation_jax.cli.parser import _parser as parser_of_all
 from excitation_jax.models import weight_files
@@ -31,10 +32,12 @@ def arguments_of(kind):
 
 
 def trained(call):
-    return train_voc._parser().parse_args(list(map(str, call)))
+    return parser_of_all().parse_args(["train", *map(str, call)])
 
 
-TRAINED = set(vars(trained("--weights w --voc v --out o".split())))
+TRAINED = set(
+    vars(trained("--model m --weights w --data voc --folder f --split s --out o".split()))
+)
 
 
 def test_every_argument_is_declared_and_nothing_else():
@@ -59,7 +62,15 @@ def test_arguments_are_named_as_the_user_writes_them(kind, capsys):
     with pytest.raises(SystemExit):
         parsed([kind, "--help"])
     shown = capsys.readouterr().out
-    for argument in arguments_of(kind) - {"experiment", "command", "steps"}:
+    for argument in arguments_of(kind) - {"experiment", "command", "stages"}:
+        assert f"{option(argument)}" in shown, argument
+
+
+def test_arguments_of_training_are_named_as_the_user_writes_them(capsys):
+    with pytest.raises(SystemExit):
+        trained(["--help"])
+    shown = capsys.readouterr().out
+    for argument in TRAINED - {"command", "stages"}:
         assert f"{option(argument)}" in shown, argument
 
 
@@ -317,66 +328,96 @@ def test_photographs_that_changed_are_refused_under_the_same_name(tmp_path):
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
-    """A folder with a training run of MobileNetV2 at random, and the call that began it."""
+    """A folder with training runs of a small network at random, and the calls that began them."""
     folder = tmp_path_factory.mktemp("training")
-    voc_and_coco(folder / "voc")
-    voc_and_coco(folder / "other")
-    write_photograph(folder / "other/JPEGImages/d.jpg")
-    write(folder / "other/Annotations/d.xml", annotation_xml(object_xml("cow", (1, 1, 9, 9))))
-    write(folder / "other/ImageSets/Main/test.txt", "a\nb\nc\nd")
-    flagged = object_xml("cow", (1, 1, 9, 9), "<difficult>1</difficult>")
     for name in ("voc", "other"):
-        write(folder / f"{name}/Annotations/e.xml", annotation_xml(flagged))
-        write_photograph(folder / f"{name}/JPEGImages/e.jpg")
-        write(folder / f"{name}/ImageSets/Main/all.txt", "a\nb\nc\ne")
-        write(folder / f"{name}/ImageSets/Main/one.txt", "a")
-    coco = json.loads((folder / "voc/annotations/instances_test.json").read_text())
-    write(folder / "coco/annotations/instances_train2017.json", json.dumps(coco))
-    for name in "abc":
-        write_photograph(folder / f"coco/train2017/{name}.jpg")
-    for seed, name in enumerate(("weights.npz", "weights2.npz")):
-        mobilenet(folder / name, seed)
-    call = {"weights": "@weights.npz", "voc": "@voc", "out": "@run", "batch": 2, "steps": 1}
-    call |= {"train": "all", "test": "one"}
-    assert train_voc.main(as_words(folder, call)) == 0
-    return folder, call
+        labelled_sets.voc(folder / name, all=range(7), few=range(2), one=range(1), some=range(5))
+    write(folder / "other/ImageSets/Main/all.txt", "000001\n000002\n000003\n")
+    flagged = object_xml("cow", (1, 1, 9, 9), "<difficult>1</difficult>")
+    sides = {"height": labelled_sets.HEIGHT, "width": labelled_sets.WIDTH}
+    write(folder / "voc/Annotations/000006.xml", annotation_xml(flagged, **sides))
+    for name in ("voc", "coco"):
+        categories = ["cow", "cat", "dog", "bus"]
+        labelled_sets.coco(folder / name, categories, all=range(7), train2017=range(7, 9))
+    labelled_sets.tagged(folder / "tags", all=range(7))
+    write(folder / "classes.txt", "bus\ndog\ncat\ncow\n")
+    for name, seed in (("weights", 0), ("weights2", 1)):
+        checkpoint(folder / name, "cifar_resnet20", seed)
+    checkpoint(folder / "deep", "cifar_resnet32")
+    for name, call in TRAININGS.items():
+        commands.run(trained(as_words(folder, call, name)), lambda step: None)
+    return folder
 
 
-def as_words(folder, call):
-    words = []
+def as_words(folder, call, out):
+    words = ["--out", folder / "runs" / out]
     for name, value in call.items():
-        words += [option(name)] + ([] if value is True else [str(value).replace("@", f"{folder}/")])
+        if value is not None:
+            words.append(option(name))
+            words += [] if value is True else [str(value).replace("@", f"{folder}/")]
     return words
 
 
-TRAINING_CHANGES = [
-    {"weights": "@weights2.npz"},
-    {"voc": "@other", "train": "test"},
-    {"coco": "@coco"},
-    {"train": "test"},
-    {"test": "few"},
-    {"without_difficult": True},
-    {"batch": 3},
-    {"seed": 1},
-    {"learning_rate": 0.1},
-    {"momentum": 0.5},
-]
+ON_VOC = {
+    "model": "cifar_resnet20",
+    "weights": "@weights",
+    "data": "voc",
+    "folder": "@voc",
+    "split": "all",
+    "test": "one",
+    "batch": 2,
+    "steps": 1,
+}
+TRAININGS = {
+    "voc": ON_VOC,
+    "named": {**ON_VOC, "validation": "few", "test": None},
+    "lowered": {**ON_VOC, "patience": 2},
+    "tags": {**ON_VOC, "data": "tags", "folder": "@tags", "test": None, "layers": "output"},
+}
+TRAINING_CHANGES = {
+    "voc": [
+        {"weights": "@weights2"},
+        {"model": "cifar_resnet32", "weights": "@deep"},
+        {"folder": "@other"},
+        {"split": "some"},
+        {"data": "coco", "classes": "voc", "test": None},
+        {"coco": "@coco"},
+        {"classes": "@classes.txt"},
+        {"test": "few"},
+        {"without_difficult": True},
+        {"layers": "all"},
+        {"views": 2},
+        {"views": 0},
+        {"batch": 3},
+        {"seed": 1},
+        {"learning_rate": 0.1},
+        {"momentum": 0.5},
+        {"patience": 1},
+    ],
+    "named": [{"validation": "some"}],
+    "lowered": [{"patience": 0}, {"factor": 0.5}, {"validate_every": 1}],
+    "tags": [{"dictionary": 2}, {"first_tags": 1}],
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changed", TRAINING_CHANGES, ids="-".join)
-def test_another_training_is_refused_in_a_sentence_that_names_what_differs(begun, changed, capsys):
-    folder, call = begun
-    words = as_words(folder, {**call, **changed})
-    with pytest.raises(SystemExit):
-        train_voc.main(words)
-    message = " ".join(capsys.readouterr().err.split())
-    assert f"{folder / 'run'} holds another run (" in message
+@pytest.mark.parametrize(
+    ("base", "changed"),
+    [(base, changed) for base, every in TRAINING_CHANGES.items() for changed in every],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_another_training_is_refused_in_a_sentence_that_names_what_differs(begun, base, changed):
+    before = trained(as_words(begun, TRAININGS[base], base))
+    now = trained(as_words(begun, {**TRAININGS[base], **changed}, base))
+    with pytest.raises(FileExistsError) as refused:
+        commands.run(now, lambda step: None)
+    message = str(refused.value)
+    assert f"{begun / 'runs' / base} holds another run (" in message
     assert message.endswith("): choose another directory, or the settings of before")
     for name in changed:
-        assert said(trained(as_words(folder, call)), trained(words), name) in message
+        assert said(before, now, name) in message
 
 
 def test_the_changes_above_are_of_all_arguments_that_training_depends_on():
-    changed = {name for change in TRAINING_CHANGES for name in change}
+    changed = {name for every in TRAINING_CHANGES.values() for change in every for name in change}
     assert changed == {name for name, part in TRAINING.items() if part is not None}

@@ -72,7 +72,7 @@ def main(voc: str, directory: str, out: str, seconds: str = "") -> None:
     records = training.read_voc(voc, "all", classes=CLASSES)
     kill = threading.Timer(float(seconds or 0), os.kill, (os.getpid(), signal.SIGKILL))
 
-    def on_step(taken: int, loss: float, precision: float | None) -> None:
+    def on_step(taken: int, loss: float, measured: object) -> None:
         if seconds and not kill.ident:
             kill.start()
 

@@ -10,11 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_weights import mobilenet
 from small_training import CLASSES, LONG, SETTINGS, Small, equal_bits, start, write_voc
 
 from excitation_jax import training
-from excitation_jax.cli import train_voc
 
 PROGRAM = Path(__file__).with_name("small_training.py")
 
@@ -38,7 +36,7 @@ def run(voc, tmp_path):
 
 
 def interrupt_at(step):
-    def on_step(taken, loss, precision):
+    def on_step(taken, loss, measured):
         if taken == step:
             raise KeyboardInterrupt
 
@@ -49,7 +47,7 @@ def interrupt_at(step):
 def test_an_interrupted_run_continues_bit_for_bit(run, tmp_path, step):
     seen = {}
 
-    def on_step(taken, loss, precision):
+    def on_step(taken, loss, measured):
         seen.setdefault(taken, []).append(loss)
 
     whole = run(directory=None, on_step=on_step)
@@ -136,44 +134,3 @@ def test_damage_is_named(run, tmp_path):
         run(directory=tmp_path / "early", on_step=interrupt_at(1))
     with pytest.raises(FileNotFoundError, match="early holds a run without a checkpoint"):
         training.load_fine_tuned(start(), tmp_path / "early")
-
-
-@pytest.fixture
-def weights(tmp_path):
-    return mobilenet(tmp_path / "weights.npz")
-
-
-@pytest.mark.slow
-def test_the_command_prints_the_precision_and_continues(weights, voc, tmp_path, capsys):
-    (voc / "ImageSets/Main/few.txt").write_text("000001\n000002")
-    call = ["--weights", weights, "--voc", voc, "--train", "all", "--test", "few"]
-    call = [str(word) for word in [*call, "--batch", 2, "--out", tmp_path / "run"]]
-    assert train_voc.main([*call, "--steps", "1"]) == 0
-    printed = capsys.readouterr().out
-    assert "10 photographs to train with, 2 to test with" in printed
-    assert "step     1  loss 13.863  mAP" in printed  # 20 log(2)
-    assert train_voc.main([*call, "--steps", "2"]) == 0
-    printed = capsys.readouterr().out
-    assert "step     2" in printed and "step     1" not in printed
-    assert train_voc.main([*call, "--steps", "2"]) == 0
-    again = capsys.readouterr().out
-    precision = [line for line in printed.splitlines() if line.startswith("mAP on 2 photographs: ")]
-    assert precision and precision[0] in again and "step     2" not in again
-    with pytest.raises(SystemExit):
-        train_voc.main([*call, "--seed", "1"])
-    assert "holds another run (--seed was 0, is 1)" in capsys.readouterr().err
-
-
-def test_the_command_names_what_is_missing(tmp_path, capsys):
-    call = [
-        "--weights",
-        "none.npz",
-        "--voc",
-        str(tmp_path / "none"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    with pytest.raises(SystemExit):
-        train_voc.main(call)
-    assert "there is no split " in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """Fine-tuning: the readers, the transforms, and what is trained."""
 
+import functools
 import json
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from small_training import CLASSES, OBJECT, SETTINGS, Small, equal_bits, start, 
 
 from excitation_jax import training
 from excitation_jax.training import images, input, output_layer
+from excitation_jax.training.tags import TaggedRecord
 
 
 @pytest.fixture
@@ -101,10 +103,10 @@ def coco(voc, tmp_path):
         ],
     }
 
-    def read(text=None, **changed):
+    def read(text=None, classes=training.VOC_CLASSES, **changed):
         path = tmp_path / "instances.json"
         path.write_text(json.dumps({**content, **changed}) if text is None else text)
-        return training.read_coco(path, voc / "JPEGImages")
+        return training.read_coco(path, voc / "JPEGImages", classes=classes)
 
     return read
 
@@ -114,6 +116,13 @@ def test_coco_is_read_by_the_names_of_voc(coco):
     assert [record.path.stem for record in found] == ["000000", "000002"]
     present = [{training.VOC_CLASSES[c] for c in np.flatnonzero(r.labels)} for r in found]
     assert present == [{"dog"}, {"aeroplane", "dog"}]
+
+
+def test_coco_is_read_by_its_own_names(coco, tmp_path):
+    found = coco(classes=None)
+    assert training.coco_classes(tmp_path / "instances.json") == ("airplane", "dog", "giraffe")
+    assert [record.path.stem for record in found] == ["000000", "000001", "000002"]
+    assert [record.labels.tolist() for record in found] == [[0, 1, 0], [0, 0, 1], [1, 1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -221,10 +230,10 @@ def test_batches_are_a_function_of_the_seed_and_continue_where_they_were(records
 def test_only_the_output_layer_changes_and_the_loss_falls(records, variables):
     losses, precisions = [], []
 
-    def on_step(taken, loss, precision):
+    def on_step(taken, loss, measured):
         assert taken == len(losses) + 1
         losses.append(loss)
-        precisions.append(precision)
+        precisions.append(measured and measured.precision)
 
     before = jax.tree.map(np.array, variables)
     tuned = training.fine_tune(
@@ -275,6 +284,53 @@ def test_a_step_is_that_of_the_gradient_of_the_whole_network(records, variables)
     np.testing.assert_allclose(
         tuned["params"]["logits"]["kernel"], params["logits"]["kernel"], rtol=1e-5, atol=1e-7
     )
+
+
+def test_every_parameter_is_trained_and_no_statistics(records, variables, tmp_path):
+    """Two steps of momentum descent from the same batches, written out, with the full gradient."""
+    batches = input.training_batches(records, batch=4, seed=3, size=16, resized=20)
+    rng = np.random.default_rng(0)
+    begun = jax.tree.map(lambda leaf: rng.uniform(0, 0.5, leaf.shape).astype("f4"), variables)
+    before = jax.tree.map(np.array, begun)
+
+    def loss_of(params, batch):
+        logits = Small().apply({**begun, "params": params}, batch["image"] / 127.5 - 1)
+        return optax.sigmoid_binary_cross_entropy(logits, batch["labels"]).sum() / 4
+
+    params, velocity = begun["params"], jax.tree.map(jnp.zeros_like, begun["params"])
+    for _ in range(2):
+        slope = jax.grad(loss_of)(params, next(batches))
+        velocity = jax.tree.map(lambda v, g: 0.8 * v + g, velocity, slope)
+        params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
+    batches.close()
+    options = {"seed": 3, "learning_rate": 0.1, "momentum": 0.8, "layers": "all", **SETTINGS}
+    options["directory"] = tmp_path / "run"
+    tuned = training.fine_tune(Small(), begun, records, steps=2, **options)
+    assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(assert_close, tuned["params"], params)
+    assert not any(map(equal_bits, jax.tree.leaves(params), jax.tree.leaves(begun["params"])))
+    assert equal_bits(begun, before)
+    assert equal_bits(tuned["batch_stats"], before["batch_stats"])
+    assert equal_bits(training.load_fine_tuned(begun, tmp_path / "run"), tuned)
+
+
+def test_photographs_of_many_classes_are_trained_with_as_those_of_few(records, variables):
+    tagged = [
+        TaggedRecord(r.path, tuple(np.flatnonzero(r.labels).tolist()), len(r.labels))
+        for r in records
+    ]
+    options = {"steps": 3, "seed": 1, **SETTINGS}
+    one, other = (training.fine_tune(Small(), variables, r, **options) for r in (records, tagged))
+    assert equal_bits(one, other)
+
+
+def test_parts_of_a_data_set_have_nothing_in_common(records):
+    rest, held = training.held_out(records)
+    assert held == [records[0], records[10]]
+    assert rest == training.without(records, held) == [*records[1:10], records[11]]
+    assert len(training.held_out(records * 5, most=3)[1]) == 3
+    with pytest.raises(ValueError, match="1 photographs cannot be parted"):
+        training.held_out(records[:1])
 
 
 def test_a_nested_output_layer_of_another_size(records):
