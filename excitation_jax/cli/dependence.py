@@ -44,10 +44,10 @@ EVALUATION: Parts = {
     "words": "regions",
     "proposals": "regions",
     "proposals_limit": "regions",
-    "gamma": "regions",
     "batch": "batch",
-    # Records have the outcome of every alpha, whatever is held out.
+    # Records have the outcome of every alpha, and what every gamma's is made of.
     "held_out": None,
+    "gamma": None,
     # Maps are made again for it.
     "gallery": None,
     # Where, and by how many, and what is shown meanwhile.

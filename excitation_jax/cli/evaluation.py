@@ -47,7 +47,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
     rules = pointing.TORCHRAY if arguments.rules == "torchray" else pointing.PAPER
     rules = replace(rules, tolerance=_tolerance(arguments))
     evaluation_setup.check_run(arguments)
-    _check_gallery(arguments)
+    check_gallery(arguments)
     with bar() as shown:
         shown.announce("reading the annotations")
         dataset = evaluation_setup.read_examples(arguments)
@@ -82,7 +82,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         )
         report = [finished(arguments, "pointing", table)]
         write_whole(arguments.out / "pointing.png", _plot(table))
-        look, network = _look(arguments, model, dataset)
+        look, network = look_at(arguments, model, dataset)
         gallery = PointingGallery(outcomes, look, network, game, table)
         report += _drawn(arguments, gallery, shown)
     return "\n".join(report)
@@ -97,7 +97,7 @@ def box_localisation(arguments: argparse.Namespace) -> str:
     evaluation_setup.check_run(arguments)
     if arguments.held_out < 2:
         raise ValueError(f"--held-out must be at least 2, got {arguments.held_out}")
-    _check_gallery(arguments)
+    check_gallery(arguments)
     with bar() as shown:
         shown.announce("reading the annotations")
         dataset = evaluation_setup.read_examples(arguments).where(
@@ -139,7 +139,7 @@ def box_localisation(arguments: argparse.Namespace) -> str:
         write_whole(arguments.out / "boxes.png", _plot_of_boxes(table))
         best = [table.best(method) for method in range(len(table.methods))]
         outcomes = list(boxes.outcomes(store.blocks(), experiment, arguments.held_out, best))
-        look, network = _look(arguments, model, dataset)
+        look, network = look_at(arguments, model, dataset)
         gallery = BoxGallery(outcomes, look, network, experiment, table)
         report += _drawn(arguments, gallery, shown)
     return "\n".join(report)
@@ -209,13 +209,14 @@ def finished(arguments: argparse.Namespace, name: str, table: Table) -> str:
     return f"{table}\n\nwrote {(arguments.out / f'{name}.json').resolve()}"
 
 
-def _check_gallery(arguments: argparse.Namespace) -> None:
+def check_gallery(arguments: argparse.Namespace) -> None:
+    """Refuses a number of pictures that there cannot be."""
     if arguments.gallery < 0:
         raise ValueError(f"--gallery must not be negative, got {arguments.gallery}")
 
 
-def _look(
-    arguments: argparse.Namespace, model: evaluation_setup.Model, dataset: Dataset[Example]
+def look_at(
+    arguments: argparse.Namespace, model: evaluation_setup.Model, dataset: Dataset[Any]
 ) -> tuple[Look, str]:
     """What makes the maps of a gallery again, and the network's name there."""
     look = Look(

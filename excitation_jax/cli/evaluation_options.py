@@ -143,6 +143,7 @@ def add(
     _add_maps(text, network, weights, papers=300)
     text.set_defaults(methods="c-mwp")
     text_options.add_regions(text)
+    _add_gallery(text, "misses, and words of N captions, in DIR/gallery/index.html")
     _add_run(text)
 
 
@@ -226,14 +227,17 @@ def _add_maps(
     )
 
 
-def _add_gallery(parser: argparse.ArgumentParser) -> None:
+def _add_gallery(
+    parser: argparse.ArgumentParser,
+    shown: str = "misses in DIR/gallery/index.html, and N pairs on which methods disagree",
+) -> None:
+    """shown: what there is, beside N hits."""
     parser.add_argument(
         "--gallery",
         type=int,
         default=12,
         metavar="N",
-        help="of each method, show N hits and N misses in DIR/gallery/index.html, and N pairs on "
-        "which methods disagree; 0: no gallery (default: %(default)s)",
+        help=f"of each method, show N hits and N {shown}; 0: no gallery (default: %(default)s)",
     )
 
 

@@ -46,7 +46,11 @@ class Panel(NamedTuple):
 
 
 def per_category(
-    title: str, methods: Sequence[str], classes: Sequence[str], panels: Sequence[Panel]
+    title: str,
+    methods: Sequence[str],
+    classes: Sequence[str],
+    panels: Sequence[Panel],
+    called: tuple[str, str] = ("categories", "pairs"),
 ) -> Figure:
     """A dot for each category and method at its share of hits, and the number of pairs beside it.
 
@@ -57,16 +61,17 @@ def per_category(
         title: of the figure.
         methods, classes: what to call them.
         panels: side by side.
+        called: what the classes are called, and what is counted.
 
     Returns:
         A figure as high as the categories need.
     """
     there = np.flatnonzero(sum(panel.pairs.sum(axis=0) for panel in panels))
     names = [
-        "mean over categories, 95 %"
+        f"mean over {called[0]}, 95 %"
         if all(panel.intervals is not None for panel in panels)
-        else "mean over categories",
-        "share of all pairs, 95 %",
+        else f"mean over {called[0]}",
+        f"share of all {called[1]}, 95 %",
         *(_name(classes[c]) for c in there.tolist()),
     ]
     row = max(0.21, 0.06 * len(methods) + 0.06)  # inches, so that no dot hides another
@@ -74,7 +79,7 @@ def per_category(
     figure = Figure(figsize=size, layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(all_axes, panels, strict=True):
-        _draw(axes, panel, there)
+        _draw(axes, panel, there, called[1])
     # Category names stand at the left of all panels; the first row is at the top.
     all_axes[0].set_yticks(range(len(names)), names, parse_math=False)
     all_axes[0].set_ylim(len(names) - 0.5, -0.5)
@@ -103,7 +108,7 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def _draw(axes: Axes, panel: Panel, there: NDArray[np.intp]) -> None:
+def _draw(axes: Axes, panel: Panel, there: NDArray[np.intp], counted: str) -> None:
     methods = len(panel.hits)
     hits, pairs = panel.hits[:, there], panel.pairs[:, there]
     rows = 2 + np.arange(len(there))
@@ -132,7 +137,7 @@ def _draw(axes: Axes, panel: Panel, there: NDArray[np.intp]) -> None:
             fontsize=8,
             color="#444444" if count else "#aaaaaa",
         )
-    axes.text(1.02, 0, "pairs", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    axes.text(1.02, 0, counted, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_title(panel.title, fontsize=10)
     axes.set_xlim(-3, 103)
     axes.set_xlabel("hits, %")

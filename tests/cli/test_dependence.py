@@ -191,6 +191,7 @@ BASES = {
     },
     "text": {
         **CIFAR,
+        **NO_GALLERY,
         "experiment": "text",
         "data": "flickr30k",
         "folder": "@flickr",
@@ -236,7 +237,6 @@ CHANGES = {
         {"proposals": "@p2.jsonl"},
         {"proposals": "grid"},
         {"proposals_limit": 7},
-        {"gamma": 0.25},
         {"data": "digits", "folder": None, "split": None, "proposals": "grid"},
     ],
 }
@@ -295,7 +295,8 @@ def test_the_changes_above_are_of_all_arguments_that_records_depend_on():
         ("pointing", {"side": 32}),  # which is the network's own
         ("pointing", {"threads": 1, "gallery": 1}),
         ("boxes", {"held_out": 2}),
-        ("text", {"threads": 1}),
+        ("text", {"threads": 1, "gamma": 0.25, "gallery": 1}),
+        ("text", {"held_out": 2}),
     ],
 )
 def test_what_comes_to_the_same_continues(made, base, changed):
