@@ -36,6 +36,8 @@ EVALUATION: Parts = {
     "view": "input",
     "side": "input",
     "methods": "maps",
+    "layers": "maps",
+    "rules_set": "maps",
     "plain": "maps",
     "blur": "maps",
     "rules": "rules",

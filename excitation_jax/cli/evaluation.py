@@ -23,6 +23,7 @@ from ..evaluation.boxes.table import WHOLE, BoxTable
 from ..evaluation.pair_gallery import PairGallery
 from ..evaluation.pointing import pointing_game as pointing
 from ..evaluation.pointing.gallery import PointingGallery
+from ..evaluation.pointing.layers import SUBSETS, LayerTable
 from ..evaluation.pointing.table import CENTRE, PointingTable
 from ..evaluation.points import canvas_of
 from ..evaluation.progress import Bar, bar
@@ -82,6 +83,10 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         )
         report = [finished(arguments, "pointing", table)]
         write_whole(arguments.out / "pointing.png", _plot(table))
+        if layers := evaluation_setup.layers_of(arguments):
+            by_layer = LayerTable(table, layers)
+            report += ["", finished(arguments, "layers", by_layer)]
+            write_whole(arguments.out / "layers.png", _plot_of_layers(by_layer))
         look, network = look_at(arguments, model, dataset)
         gallery = PointingGallery(outcomes, look, network, game, table)
         report += _drawn(arguments, gallery, shown)
@@ -263,10 +268,19 @@ def _plot(table: PointingTable) -> bytes:
             [table.score(method, subset) for method in range(len(table.methods))],
             None if table.intervals is None else table.intervals[:, subset],
         )
-        for subset, title in enumerate(("all pairs", "difficult pairs"))
+        for subset, title in enumerate(SUBSETS)
     ]
     title = f"Pointing game, {table.title}, {table.images} images"
     return plots.png(plots.per_category(title, [*table.methods.values()], table.classes, panels))
+
+
+def _plot_of_layers(found: LayerTable) -> bytes:
+    panels = [
+        plots.Curves(title, found.scores(subset), found.intervals(subset))
+        for subset, title in enumerate(SUBSETS)
+    ]
+    title = f"Pointing game by layer, {found.table.title}, {found.table.images} images"
+    return plots.png(plots.per_layer(title, [*found.methods().values()], found.layers, panels))
 
 
 def _tolerance(arguments: argparse.Namespace) -> float:

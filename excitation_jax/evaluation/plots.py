@@ -83,7 +83,72 @@ def per_category(
     # Category names stand at the left of all panels; the first row is at the top.
     all_axes[0].set_yticks(range(len(names)), names, parse_math=False)
     all_axes[0].set_ylim(len(names) - 0.5, -0.5)
-    handles = [Line2D([], [], linestyle="", **_style(m)) for m in range(len(methods))]
+    _legend(figure, title, methods, joined=False)
+    return figure
+
+
+class Curves(NamedTuple):
+    """Scores of methods at each of some layers.
+
+    Attributes:
+        title: of which pairs.
+        scores: (methods, layers), between 0 and 1; NaN where there is none.
+        intervals: of 95 % of them, (methods, layers, 2); NaN where they are not known.
+    """
+
+    title: str
+    scores: NDArray[np.float64]
+    intervals: NDArray[np.float64]
+
+
+def per_layer(
+    title: str, methods: Sequence[str], layers: Sequence[str], panels: Sequence[Curves]
+) -> Figure:
+    """A line for each method over the layers, with the intervals of its scores.
+
+    Args:
+        title: of the figure.
+        methods, layers: what to call them, the layers from left to right.
+        panels: side by side.
+    """
+    width = max(3.4, 0.9 * len(layers) + 1)
+    size = (width * len(panels), 4 + 0.25 * -(-len(methods) // _COLUMNS))
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, panel in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+    ):
+        for m in range(len(methods)):
+            aside = (m - (len(methods) - 1) / 2) * 0.3 / len(methods)
+            for layer, (score, ends) in enumerate(
+                zip(panel.scores[m], panel.intervals[m], strict=True)
+            ):
+                if np.isfinite(ends).all():
+                    edges = 100 * np.clip([score - ends[0], ends[1] - score], 0, None)
+                    axes.errorbar(
+                        layer + aside, 100 * score, yerr=edges[:, None], **_style(m), elinewidth=1
+                    )
+            places = np.arange(len(layers)) + aside
+            axes.plot(places, 100 * panel.scores[m], linewidth=1, **_style(m))
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_xticks(range(len(layers)), [_name(layer) for layer in layers], rotation=30)
+        for label in axes.get_xticklabels():
+            label.set_parse_math(False)
+        axes.set_xlim(-0.5, len(layers) - 0.5)
+        axes.set_ylim(0, 102)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.tick_params(labelsize=8.5, length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    figure.axes[0].set_ylabel("mean over categories, %")
+    _legend(figure, title, methods, joined=True)
+    return figure
+
+
+def _legend(figure: Figure, title: str, methods: Sequence[str], joined: bool) -> None:
+    """The figure's title and its methods, above it; joined: whether by lines."""
+    handles = [
+        Line2D([], [], linestyle="-" if joined else "", **_style(m)) for m in range(len(methods))
+    ]
     legend = figure.legend(
         handles,
         [_name(method) for method in methods],
@@ -95,7 +160,6 @@ def per_category(
     )
     for text in (legend.get_title(), *legend.get_texts()):
         text.set_parse_math(False)
-    return figure
 
 
 def png(figure: Figure) -> bytes:

@@ -199,6 +199,7 @@ BASES = {
         "weights": "@w10",
         "words": "@words.txt",
         "proposals": "@p.jsonl",
+        "gamma": 0.5,  # so that one photograph is enough
     },
 }
 MAPS = [
@@ -210,6 +211,8 @@ MAPS = [
     {"side": 48},
     {"methods": "cam"},
     {"methods": "gradient,cam"},
+    {"layers": "layer1_2"},
+    {"rules_set": "residual"},
     {"plain": True},
     {"blur": 0.1},
     {"batch": 3},
