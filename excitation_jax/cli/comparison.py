@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from .. import maps, methods
+from . import rule_sets
 from .photo_question import COLUMNS, SCALE_NOTE, Announce, Asked, ask, measured
 
 #: Standard deviation of the blur of pixel maps, as a share of the longer side.
@@ -22,31 +23,36 @@ def compare(arguments: argparse.Namespace, announce: Announce) -> str:
     chosen = [methods.get(name) for name in arguments.methods.split(",") if name.strip()]
     if not chosen:
         raise ValueError(f"--methods names none: {', '.join(methods.names())}")
+    sets = rule_sets.chosen(arguments.rules_set)
     asked = ask(arguments, announce, "methods")
     logits, targets = jax.jit(asked.targets)(asked.network.variables, asked.images)
     scores = np.asarray(asked.network.scores(logits))[0]
     shown = [int(target) for target in targets[0]]
 
     found, lines = [], [f"{'method':24} {'compiled':>9} {'explained':>10}"]
-    for method in dict.fromkeys(chosen):
+    every = ((m, *own) for m in dict.fromkeys(chosen) for own in rule_sets.variants(m, sets))
+    for method, _, ending, options in every:
+        title = f"{method.title}{ending}"
+        if method.per_layer and arguments.layer:
+            options["layer"] = arguments.layer
         try:
             attention, compiling, running = measured(
-                _explainer(asked, method, targets, arguments.layer, not arguments.plain),
+                _explainer(asked, method, targets, options, not arguments.plain),
                 asked.network.variables,
                 asked.images,
                 announce,
             )
         except ValueError as error:
             raise ValueError(f"{method.name} on {arguments.model}: {error}") from error
-        found.append((method, np.asarray(attention), running))
-        lines.append(f"{method.title:24} {compiling:7.2f} s {running:8.3f} s")
+        found.append((title, np.asarray(attention), running))
+        lines.append(f"{title:24} {compiling:7.2f} s {running:8.3f} s")
     announce("drawing")
     rows = []
     for k, target in enumerate(shown):
         panels = [asked.photograph] if k == 0 else []
-        for method, attention, running in found:
+        for title, attention, running in found:
             detail = f"{asked.name(target)}, {running:.3f} s"
-            panels.append(asked.panel(attention[k], method.title, detail))
+            panels.append(asked.panel(attention[k], title, detail))
         rows += [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
     headline = f"What does {arguments.model} look at for {', '.join(map(asked.name, shown))}?"
     note = (
@@ -59,15 +65,18 @@ def compare(arguments: argparse.Namespace, announce: Announce) -> str:
 
 
 def _explainer(
-    asked: Asked, method: methods.Method, targets: jax.Array, layer: str | None, aligned: bool
+    asked: Asked,
+    method: methods.Method,
+    targets: jax.Array,
+    options: dict[str, Any],
+    aligned: bool,
 ) -> Any:
     """The method's maps (K, *size) of the classes, as a function of variables and images.
 
-    aligned: each cell where it looked.
+    options: of the method. aligned: each cell where it looked.
     """
-    options = {"layer": layer} if layer and method.per_layer else {}
-    if not options and method.function in (methods.mwp, methods.c_mwp):
-        options = {"layer": asked.network.layer}
+    if "layer" not in options and method.function in (methods.mwp, methods.c_mwp):
+        options = {**options, "layer": asked.network.layer}
     bounds = {"x_bounds": asked.network.bounds} if method.bounded else {}
 
     def explain(variables: Any, images: jax.Array) -> jax.Array:

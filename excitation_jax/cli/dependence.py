@@ -36,6 +36,8 @@ EVALUATION: Parts = {
     "view": "input",
     "side": "input",
     "methods": "maps",
+    "layers": "maps",
+    "rules_set": "maps",
     "plain": "maps",
     "blur": "maps",
     "rules": "rules",
@@ -44,10 +46,10 @@ EVALUATION: Parts = {
     "words": "regions",
     "proposals": "regions",
     "proposals_limit": "regions",
-    "gamma": "regions",
     "batch": "batch",
-    # Records have the outcome of every alpha, whatever is held out.
+    # Records have the outcome of every alpha, and what every gamma's is made of.
     "held_out": None,
+    "gamma": None,
     # Maps are made again for it.
     "gallery": None,
     # Where, and by how many, and what is shown meanwhile.

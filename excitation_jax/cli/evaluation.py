@@ -23,6 +23,7 @@ from ..evaluation.boxes.table import WHOLE, BoxTable
 from ..evaluation.pair_gallery import PairGallery
 from ..evaluation.pointing import pointing_game as pointing
 from ..evaluation.pointing.gallery import PointingGallery
+from ..evaluation.pointing.layers import SUBSETS, LayerTable
 from ..evaluation.pointing.table import CENTRE, PointingTable
 from ..evaluation.points import canvas_of
 from ..evaluation.progress import Bar, bar
@@ -47,7 +48,7 @@ def pointing_game(arguments: argparse.Namespace) -> str:
     rules = pointing.TORCHRAY if arguments.rules == "torchray" else pointing.PAPER
     rules = replace(rules, tolerance=_tolerance(arguments))
     evaluation_setup.check_run(arguments)
-    _check_gallery(arguments)
+    check_gallery(arguments)
     with bar() as shown:
         shown.announce("reading the annotations")
         dataset = evaluation_setup.read_examples(arguments)
@@ -82,7 +83,11 @@ def pointing_game(arguments: argparse.Namespace) -> str:
         )
         report = [finished(arguments, "pointing", table)]
         write_whole(arguments.out / "pointing.png", _plot(table))
-        look, network = _look(arguments, model, dataset)
+        if layers := evaluation_setup.layers_of(arguments):
+            by_layer = LayerTable(table, layers)
+            report += ["", finished(arguments, "layers", by_layer)]
+            write_whole(arguments.out / "layers.png", _plot_of_layers(by_layer))
+        look, network = look_at(arguments, model, dataset)
         gallery = PointingGallery(outcomes, look, network, game, table)
         report += _drawn(arguments, gallery, shown)
     return "\n".join(report)
@@ -97,7 +102,7 @@ def box_localisation(arguments: argparse.Namespace) -> str:
     evaluation_setup.check_run(arguments)
     if arguments.held_out < 2:
         raise ValueError(f"--held-out must be at least 2, got {arguments.held_out}")
-    _check_gallery(arguments)
+    check_gallery(arguments)
     with bar() as shown:
         shown.announce("reading the annotations")
         dataset = evaluation_setup.read_examples(arguments).where(
@@ -139,7 +144,7 @@ def box_localisation(arguments: argparse.Namespace) -> str:
         write_whole(arguments.out / "boxes.png", _plot_of_boxes(table))
         best = [table.best(method) for method in range(len(table.methods))]
         outcomes = list(boxes.outcomes(store.blocks(), experiment, arguments.held_out, best))
-        look, network = _look(arguments, model, dataset)
+        look, network = look_at(arguments, model, dataset)
         gallery = BoxGallery(outcomes, look, network, experiment, table)
         report += _drawn(arguments, gallery, shown)
     return "\n".join(report)
@@ -209,13 +214,14 @@ def finished(arguments: argparse.Namespace, name: str, table: Table) -> str:
     return f"{table}\n\nwrote {(arguments.out / f'{name}.json').resolve()}"
 
 
-def _check_gallery(arguments: argparse.Namespace) -> None:
+def check_gallery(arguments: argparse.Namespace) -> None:
+    """Refuses a number of pictures that there cannot be."""
     if arguments.gallery < 0:
         raise ValueError(f"--gallery must not be negative, got {arguments.gallery}")
 
 
-def _look(
-    arguments: argparse.Namespace, model: evaluation_setup.Model, dataset: Dataset[Example]
+def look_at(
+    arguments: argparse.Namespace, model: evaluation_setup.Model, dataset: Dataset[Any]
 ) -> tuple[Look, str]:
     """What makes the maps of a gallery again, and the network's name there."""
     look = Look(
@@ -262,10 +268,19 @@ def _plot(table: PointingTable) -> bytes:
             [table.score(method, subset) for method in range(len(table.methods))],
             None if table.intervals is None else table.intervals[:, subset],
         )
-        for subset, title in enumerate(("all pairs", "difficult pairs"))
+        for subset, title in enumerate(SUBSETS)
     ]
     title = f"Pointing game, {table.title}, {table.images} images"
     return plots.png(plots.per_category(title, [*table.methods.values()], table.classes, panels))
+
+
+def _plot_of_layers(found: LayerTable) -> bytes:
+    panels = [
+        plots.Curves(title, found.scores(subset), found.intervals(subset))
+        for subset, title in enumerate(SUBSETS)
+    ]
+    title = f"Pointing game by layer, {found.table.title}, {found.table.images} images"
+    return plots.png(plots.per_layer(title, [*found.methods().values()], found.layers, panels))
 
 
 def _tolerance(arguments: argparse.Namespace) -> float:

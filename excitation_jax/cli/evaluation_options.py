@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import text_options
+from . import rule_sets, text_options
 
 SUMMARY = "play the papers' experiments on a data set"
 DESCRIPTION = """\
@@ -25,9 +25,12 @@ The pointing game: for every category in a photograph, does the category's map h
 an object of it, or within 15 pixels? Prints the mean over categories with its 95 % interval (by
 resampling photographs) and the plain hits, for all pairs and for the difficult ones (small objects
 beside others), and writes them to DIR as pointing.json, with each category in pointing.png and hits
-and misses to look at in gallery/index.html.
+and misses to look at in gallery/index.html. With --layers a second table, and layers.png, have each
+method's score at each layer.
 
   excitation-jax eval pointing --data digits --model digits --out digits_run
+  excitation-jax eval pointing --data digits --model digits --methods gradient,c-mwp \\
+      --layers input,stage2_block2,stage3_block2 --out digits_layers
   excitation-jax eval pointing --data voc --folder VOCdevkit/VOC2007 --split test \\
       --model mobilenet_v2 --weights mobilenet_v2_voc --methods mwp,c-mwp@block5,gradient --out run
   excitation-jax eval pointing --data coco --folder coco --split val2014 \\
@@ -74,6 +77,12 @@ def add(
     _add_data(pointing, ("voc", "coco", "digits"))
     _add_maps(pointing, network, weights, papers=224)
     add = pointing.add_argument
+    add(
+        "--layers",
+        metavar="NAMES",
+        help="read each method of a layer that has no @layer at each of these, with commas between "
+        "them (input: pixels), and show them side by side in layers.png, too",
+    )
     add(
         "--rules",
         choices=("paper", "torchray"),
@@ -143,6 +152,7 @@ def add(
     _add_maps(text, network, weights, papers=300)
     text.set_defaults(methods="c-mwp")
     text_options.add_regions(text)
+    _add_gallery(text, "misses, and words of N captions, in DIR/gallery/index.html")
     _add_run(text)
 
 
@@ -197,6 +207,7 @@ def _add_maps(
         help="with commas between them, each with @layer if it is not to be read at its own "
         "(default: %(default)s; `excitation-jax methods` lists them)",
     )
+    add("--rules-set", default=rule_sets.DEFAULT, metavar="NAMES", help=rule_sets.HELP)
     add("--plain", action="store_true", help=PLAIN)
     own_shape = (
         ", or, papers, the whole photograph in its own shape (the longer side to the nearest 16 "
@@ -226,14 +237,17 @@ def _add_maps(
     )
 
 
-def _add_gallery(parser: argparse.ArgumentParser) -> None:
+def _add_gallery(
+    parser: argparse.ArgumentParser,
+    shown: str = "misses in DIR/gallery/index.html, and N pairs on which methods disagree",
+) -> None:
+    """shown: what there is, beside N hits."""
     parser.add_argument(
         "--gallery",
         type=int,
         default=12,
         metavar="N",
-        help="of each method, show N hits and N misses in DIR/gallery/index.html, and N pairs on "
-        "which methods disagree; 0: no gallery (default: %(default)s)",
+        help=f"of each method, show N hits and N {shown}; 0: no gallery (default: %(default)s)",
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -21,12 +22,16 @@ from ..data.records import Dataset, Example
 from ..evaluation.points import MapFunction, PlacedMaps
 from ..maps import Grid
 from ..models.preprocessing import Preprocessing
+from . import rule_sets
 from .networks import ALIASES
 
 _DIGITS = 200  # scenes, unless the user says otherwise
 _LARGEST = 4096  # side of an input, in pixels
 _PAPERS_SIDE = {"pointing": 224, "text": 300}  # the shorter one, in pixels: IJCV18, 6.1.1 and 6.3.1
 _DIGITS_INPUT = Preprocessing((0.0,) * 3, (255.0,) * 3, resize=96, crop=None, warp=True)
+
+#: The name of the input among layers, at which methods of pixels are read.
+INPUT = "input"
 
 D = TypeVar("D", bound=Example)
 
@@ -42,15 +47,16 @@ class Model(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """Methods by "name" or "name@layer".
+    """Methods by "name", "name@layer", "name:rules" or "name:rules@layer".
 
     functions: that make maps. titles: what to call them. layers: where they are read; empty where
-    that is not said.
+    that is not said. rules_sets: of Excitation Backprop.
     """
 
     functions: dict[str, MapFunction]
     titles: dict[str, str]
     layers: dict[str, str]
+    rules_sets: list[str]
 
     def content(self, arguments: argparse.Namespace) -> dict[str, Any]:
         """All that the maps depend on, the network and its input apart, of what JSON can hold.
@@ -58,7 +64,12 @@ class Maps(NamedTuple):
         arguments: blur and plain of `evaluation_options`.
         """
         # By layer, too: where a method is read by default may change while its name does not.
-        return {"layers": self.layers, "blur": arguments.blur, "plain": arguments.plain}
+        return {
+            "layers": self.layers,
+            "rules_sets": self.rules_sets,
+            "blur": arguments.blur,
+            "plain": arguments.plain,
+        }
 
 
 def join(arguments: argparse.Namespace) -> None:
@@ -243,36 +254,65 @@ def in_order(dataset: Dataset[D], model: Model) -> Dataset[D]:
 def map_functions(arguments: argparse.Namespace, model: Model) -> Maps:
     """The methods; each has been traced once.
 
-    arguments: methods, model and plain of `evaluation_options`.
+    arguments: methods, rules_set, layers (where the experiment has it), model and plain of
+        `evaluation_options`.
 
     Raises:
-        ValueError: no method or an unknown one is named, or one has no meaning for the network.
+        ValueError: no method or an unknown one is named, or one has no meaning for the network; the
+            same of layers and rule sets.
     """
-    found = Maps({}, {}, {})
+    found = Maps({}, {}, {}, rule_sets.chosen(arguments.rules_set))
     image = jax.ShapeDtypeStruct((1, *model.preprocessing.size, 3), jnp.float32)
     classes = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    every = layers_of(arguments)
     for given in filter(None, map(str.strip, arguments.methods.split(","))):
-        name, _, layer = given.partition("@")
+        name, at, layer = given.partition("@")
         method = methods.get(name)
         if layer and not method.per_layer:
             raise ValueError(f"{method.name} is not read at a layer: leave @{layer} out")
-        layer = layer or model.layers.get(method.name, "")
-        options = {"layer": layer} if layer else {}
-        function = functools.partial(_maps, method, model.apply, options)
-        try:
-            jax.eval_shape(function, model.variables, image, classes)
-            grid = method.grid(model.apply, model.variables, image, **options)
-        except ValueError as error:
-            raise ValueError(f"{given} on {arguments.model}: {error}") from error
-        key = f"{method.name}@{layer}" if "@" in given else method.name
-        placed: Any = grid
-        if isinstance(model.preprocessing, OwnShape):
-            placed = functools.cache(functools.partial(_grid, method, model, options))
-        found.functions[key] = PlacedMaps(function, None if arguments.plain else placed)
-        found.titles[key] = f"{method.title} at {layer}" if "@" in given else method.title
-        found.layers[key] = layer
+        several = every if every and method.per_layer and not at else [layer]
+        variants = rule_sets.variants(method, found.rules_sets)
+        for own, (ending, rules, options) in itertools.product(several, variants):
+            read_at = own or model.layers.get(method.name, "")
+            if read_at:
+                options = {**options, "layer": None if read_at == INPUT else read_at}
+            function = functools.partial(_maps, method, model.apply, options)
+            try:
+                jax.eval_shape(function, model.variables, image, classes)
+                grid = method.grid(model.apply, model.variables, image, **options)
+            except ValueError as error:
+                shown = f"{method.name}@{own}" if own else given
+                raise ValueError(f"{shown} on {arguments.model}: {error}") from error
+            key, title = method.name + ending, method.title + rules
+            if own or at:
+                key, title = f"{key}@{read_at}", f"{title} at {read_at}"
+            placed: Any = grid
+            if isinstance(model.preprocessing, OwnShape):
+                placed = functools.cache(functools.partial(_grid, method, model, options))
+            found.functions[key] = PlacedMaps(function, None if arguments.plain else placed)
+            found.titles[key] = title
+            found.layers[key] = read_at
     if not found.functions:
         raise ValueError(f"--methods names none: {', '.join(methods.names())}")
+    if every and not set(every) & {key.partition("@")[2] for key in found.functions}:
+        raise ValueError(
+            f"no method was read at {', '.join(every)}: --methods names none of a layer without @"
+        )
+    return found
+
+
+def layers_of(arguments: argparse.Namespace) -> list[str]:
+    """The layers of --layers, each once; empty where it is not given or the experiment has none.
+
+    Raises:
+        ValueError: it names none.
+    """
+    given = getattr(arguments, "layers", None)
+    if given is None:
+        return []
+    found = list(dict.fromkeys(filter(None, map(str.strip, given.split(",")))))
+    if not found:
+        raise ValueError("--layers names none: `excitation-jax layers` lists them")
     return found
 
 

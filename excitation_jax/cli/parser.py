@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .. import __version__
-from . import evaluation_options, train_options
+from . import evaluation_options, rule_sets, train_options
 from .class_names import MOST_TARGETS
 
 PROGRAM = "excitation-jax"
@@ -168,6 +168,8 @@ def _parser() -> _Parser:
               excitation-jax compare cat.jpg --model squeezenet --weights squeezenet_v1_0.npz
               excitation-jax compare cat.jpg --model squeezenet --weights squeezenet_v1_0.npz \\
                   --methods mwp,c-mwp,gradcam,guided-backprop,lrp --target top2
+              excitation-jax compare cat.jpg --model resnet50 --weights resnet50.safetensors \\
+                  --methods c-mwp --layer layer2_0 --rules-set excitation,residual
             """,
         )
     )
@@ -296,6 +298,9 @@ def _add_compare(compare: _Parser) -> None:
         metavar="NAME|auto|last",
         help="read every method that can be read at a layer at this one (default: each at the "
         "layer that suits it)",
+    )
+    compare.add_argument(
+        "--rules-set", default=rule_sets.DEFAULT, metavar="NAMES", help=rule_sets.HELP
     )
 
 

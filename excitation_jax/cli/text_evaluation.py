@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import math
 from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
 
 from .. import data
 from ..data.files import read
 from ..data.flickr30k import CaptionedExample
 from ..data.records import Dataset
+from ..data.run_directory import write_whole
+from ..evaluation import plots
 from ..evaluation.progress import bar
 from ..evaluation.published.figures import published
 from ..evaluation.text import localisation as text
-from ..evaluation.text import proposals
-from ..evaluation.text.scores import score
-from ..evaluation.text.table import TextTable
+from ..evaluation.text import proposal_files, proposals, scores
+from ..evaluation.text.gallery import TextGallery
+from ..evaluation.text.table import PROPOSALS, TextTable
 from . import evaluation_setup
-from .evaluation import finished, records, unfinished
+from .evaluation import check_gallery, finished, look_at, records, unfinished
 
+_LARGEST_GAMMA = 10
 _DIGITS = 200  # scenes, unless the user says otherwise
 _DIGITS_WORDS = "zero one two three four five six seven eight nine".split()
 
@@ -32,16 +36,20 @@ def text_to_region(arguments: argparse.Namespace) -> str:
     """
     evaluation_setup.join(arguments)
     evaluation_setup.check_run(arguments)
-    if not math.isfinite(arguments.gamma):
-        raise ValueError(f"--gamma must be finite, got {arguments.gamma}")
-    if arguments.proposals_limit < 1:
-        raise ValueError(f"--proposals-limit must be positive, got {arguments.proposals_limit}")
+    _check(arguments)
+    check_gallery(arguments)
     with bar() as shown:
         shown.announce("reading the annotations")
         dataset = read_captioned(arguments)
         dataset = dataset.where(lambda example: bool(text.phrases(example)))
         if not len(dataset):
             raise ValueError("none of the photographs has a phrase with a box: nothing to localise")
+        every = arguments.held_out if arguments.gamma is None else 0
+        if every and len(dataset) < 2:
+            raise ValueError(
+                "there is one photograph with phrases, and gamma is chosen on others than those "
+                "that count: take more, or give it, such as --gamma 0.5"
+            )
         words = read_words(arguments)
         proposed = _proposals(arguments, dataset)
         shown.announce(f"loading {arguments.model}")
@@ -60,35 +68,75 @@ def text_to_region(arguments: argparse.Namespace) -> str:
             made.functions,
             words,
             proposed,
-            arguments.gamma,
             arguments.proposals_limit,
             arguments.blur,
             arguments.threads,
         )
         contents = {
-            "experiment": {"name": "text to region", "suppressed": text.SUPPRESSED},
+            "experiment": "text to region",
             "maps": made.content(arguments),
             "regions": {
                 "words": _digest(words),
                 "proposals": f"{proposed.name}, at most {arguments.proposals_limit}",
-                "gamma": arguments.gamma,
             },
         }
         store = records(arguments, experiment, model, dataset, contents, shown)
-    if store is None:
-        return unfinished(arguments)
-    table = TextTable(
-        dataset.name,
-        made.titles,
-        score(store.blocks(), dataset, len(made.functions)),
-        len(dataset),
-        arguments.gamma,
-        proposed.name,
-        arguments.proposals_limit,
-        published("text", dataset.name, model.name),
-        published("text_groups", dataset.name, model.name),
-    )
-    return finished(arguments, "text", table)
+        if store is None:
+            return unfinished(arguments)
+        shown.announce("scoring")
+        gammas = (
+            scores.choose_gammas(store.blocks(), experiment, every)
+            if every
+            else [arguments.gamma] * len(made.functions)
+        )
+        held_out = len(range(0, len(dataset), every)) if every else 0
+        own = "by their scores" if proposed.scored else "in their order"
+        table = TextTable(
+            dataset.name,
+            {**made.titles, PROPOSALS: f"proposals {own}"},
+            gammas,
+            scores.score(store.blocks(), experiment, gammas, every),
+            len(dataset) - held_out,
+            held_out,
+            proposed.name,
+            arguments.proposals_limit,
+            published("text", dataset.name, model.name),
+            published("text_groups", dataset.name, model.name),
+        )
+        report = [finished(arguments, "text", table)]
+        write_whole(arguments.out / "text.png", _plot(table))
+        if arguments.gallery:
+            shown.announce("drawing the gallery")
+            look, network = look_at(arguments, model, dataset)
+            gallery = TextGallery(experiment, look, network, table)
+            gallery.write(arguments.out / "gallery", arguments.gallery)
+            report.append(f"wrote {(arguments.out / 'gallery' / 'index.html').resolve()}")
+    return "\n".join(report)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses what no proposals can be ranked with."""
+    if arguments.gamma is not None and not 0 <= arguments.gamma <= _LARGEST_GAMMA:
+        raise ValueError(f"--gamma must lie between 0 and {_LARGEST_GAMMA}, got {arguments.gamma}")
+    if arguments.proposals_limit < 1:
+        raise ValueError(f"--proposals-limit must be positive, got {arguments.proposals_limit}")
+    if arguments.held_out < 2:
+        raise ValueError(f"--held-out must be at least 2, got {arguments.held_out}")
+
+
+def _plot(table: TextTable) -> bytes:
+    """Recall of each group, of all phrases and of those of small instances."""
+    groups, place = table.groups(), scores.TUNED
+    panels = []
+    for subset, title in enumerate(("all phrases", "phrases of small instances")):
+        parts = [method[subset].groups for method in table.scores.methods]
+        hits = np.array([[part[group].hits[place] for group in groups] for part in parts])
+        asked = np.array([[part[group].phrases for group in groups] for part in parts])
+        means = [scores.mean([part[group].recall(place) for group in groups]) for part in parts]
+        panels.append(plots.Panel(title, hits, asked, means))
+    title = f"Text to region, recall@{scores.RANKS[place]}, {table.title}, {table.images} images"
+    methods, called = [*table.methods.values()], ("groups", "phrases")
+    return plots.png(plots.per_category(title, methods, groups, panels, called))
 
 
 def read_captioned(arguments: argparse.Namespace) -> Dataset[CaptionedExample]:
@@ -164,7 +212,7 @@ def _proposals(
         return proposals.Grid()
     if given == "selective-search":
         return proposals.SelectiveSearch()
-    return proposals.read(Path(given), dataset)
+    return proposal_files.read(Path(given), dataset)
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from .files import check_photograph, cut_box, read
 from .records import Dataset, Example, Mask, Object
+from .run_lengths import Runs, decompressed, mask_of, read_runs
 
 COCO_TO_VOC = {
     "airplane": "aeroplane",
@@ -160,8 +160,7 @@ def _object(item: dict[str, Any], category: str, size: tuple[int, int], path: Pa
 def _mask(item: dict[str, Any], size: tuple[int, int], shown: str) -> _Mask | None:
     """The mask of an annotation, which pycocotools can do no harm with.
 
-    It hangs, or fills the memory, on points far away, and leaves pixels of too short a run-length
-    code unset.
+    It hangs, or fills the memory, on points far away.
     """
     found = item.get("segmentation")
     if isinstance(found, list):
@@ -181,19 +180,7 @@ def _mask(item: dict[str, Any], size: tuple[int, int], shown: str) -> _Mask | No
             polygons.append(polygon)
         return _Mask(size, tuple(polygons)) if polygons else None
     if isinstance(found, dict):
-        counts, code_size = found.get("counts"), found.get("size", list(size))
-        try:
-            if isinstance(counts, str):
-                counts = _runs(counts.encode("ascii"))
-            runs = np.array(counts, np.uint32)
-        except (ValueError, TypeError, OverflowError, IndexError):
-            runs = np.zeros(0, np.uint32)
-        if runs.ndim != 1 or runs.sum(dtype=np.uint64) != math.prod(size) or code_size != [*size]:
-            raise ValueError(
-                f"{shown} has a run-length code of size {code_size} and {runs.sum()} pixels, but "
-                f"the image's height and width are {size}: correct it, or take the annotation out"
-            )
-        return _Mask(size, runs)
+        return _Mask(size, read_runs(found, size, shown))
     if found is None:
         return None
     raise ValueError(f"{shown} has a segmentation that is neither polygons nor a run-length code")
@@ -203,45 +190,22 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) < 1e9  # NaN is not
 
 
-def _runs(code: bytes) -> list[int]:
-    """The lengths in a compressed run-length code: five bits a character, the lowest first.
-
-    From the fourth on a length is stored as the difference to the one two places before.
-    """
-    runs: list[int] = []
-    place = 0
-    while place < len(code):
-        value, shift, more = 0, 0, True
-        while more:
-            bits = code[place] - 48
-            value |= (bits & 31) << shift
-            more = bool(bits & 32)
-            place, shift = place + 1, shift + 5
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-    return runs
-
-
 @dataclass(frozen=True)
 class _Mask:
     """A mask as pycocotools makes it, of polygons or of the lengths of runs down the columns."""
 
     size: tuple[int, int]
-    code: tuple[NDArray[np.float64], ...] | NDArray[np.uint32]
+    code: tuple[NDArray[np.float64], ...] | Runs
 
     def __call__(self) -> Mask:
-        height, width = self.size
         runs = self._of_polygons() if isinstance(self.code, tuple) else self.code
-        # Not pycocotools' decode, which NumPy warns about.
-        columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-        return np.ascontiguousarray(columns.reshape(width, height).T)
+        return mask_of(runs, self.size)
 
-    def _of_polygons(self) -> list[int]:
+    def _of_polygons(self) -> Runs:
         try:
             from pycocotools import mask
         except ImportError as error:
             raise ImportError(
                 'the masks of COCO need pycocotools: pip install "excitation-jax[eval]"'
             ) from error
-        return _runs(mask.merge(mask.frPyObjects(list(self.code), *self.size))["counts"])
+        return decompressed(mask.merge(mask.frPyObjects(list(self.code), *self.size))["counts"])

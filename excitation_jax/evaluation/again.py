@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.own_shape import AnyShape, fitted, in_parts
+from ..data.own_shape import AnyShape, OwnShape, fitted, in_parts
 from ..data.pipeline import batches_of
 from ..data.records import Example
 from .choice import Outcome
@@ -61,6 +61,18 @@ class Look:
     blur: float
     batch: int
     threads: int = 2
+
+    def view(self) -> str:
+        """What the network sees of a photograph, in words."""
+        own = self.preprocessing
+        if isinstance(own, OwnShape):
+            return (
+                f"all of a photograph in its own shape, {own.side} px the shorter side and a "
+                f"multiple of {own.step} the longer"
+            )
+        height, width = own.size
+        cut = own.crop is not None
+        return f"{'the middle' if cut else 'all'} of a photograph, as {width} x {height} px"
 
     def at(self, method: MapFunction, pairs: Sequence[Outcome]) -> Iterator[tuple[Outcome, Again]]:
         """The maps that a method makes of pairs, one shape of inputs after the other.

@@ -29,7 +29,7 @@ class Figure(NamedTuple):
         size: its width and height.
         alt: what is to be seen, for who does not see it.
         title: the caption's first line.
-        hit: what the verdict beside it is.
+        hit: what the verdict beside it is; None: there is none.
         lines: of the caption, under the title.
     """
 
@@ -37,7 +37,7 @@ class Figure(NamedTuple):
     size: tuple[int, int]
     alt: str
     title: str
-    hit: bool
+    hit: bool | None
     lines: Sequence[str] = ()
 
 
@@ -162,14 +162,15 @@ def _group(group: Group) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    verdict = "hit" if figure.hit else "miss"
+    verdict = "" if figure.hit is None else "hit" if figure.hit else "miss"
+    shown = f' <span class="verdict">{verdict}</span>' if verdict else ""
     width, height = figure.size
     lines = "".join(f"<br>{_text(line)}" for line in figure.lines)
     return (
-        f'<figure class="{verdict}"><a href="{_text(figure.file)}">'
+        f'<figure class="{verdict or "plain"}"><a href="{_text(figure.file)}">'
         f'<img src="{_text(figure.file)}" width="{width}" height="{height}" '
         f'alt="{_text(figure.alt)}" loading="lazy"></a>\n'
-        f'<figcaption><strong>{_text(figure.title)}</strong> <span class="verdict">{verdict}</span>'
+        f"<figcaption><strong>{_text(figure.title)}</strong>{shown}"
         f"{lines}</figcaption></figure>\n"
     )
 
@@ -212,6 +213,7 @@ tr > :first-child { text-align: left; padding-left: 0; }
 figure { margin: 0; background: var(--card); border-top: 4px solid var(--miss);
   border-radius: 4px; overflow: hidden; }
 figure.hit { border-top-color: var(--hit); }
+figure.plain { border-top-color: var(--line); }
 figure a { display: block; }
 img { display: block; width: 100%; height: auto; }
 figcaption { padding: .5rem .75rem; font-size: .875rem; color: var(--muted); }

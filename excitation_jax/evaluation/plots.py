@@ -46,7 +46,11 @@ class Panel(NamedTuple):
 
 
 def per_category(
-    title: str, methods: Sequence[str], classes: Sequence[str], panels: Sequence[Panel]
+    title: str,
+    methods: Sequence[str],
+    classes: Sequence[str],
+    panels: Sequence[Panel],
+    called: tuple[str, str] = ("categories", "pairs"),
 ) -> Figure:
     """A dot for each category and method at its share of hits, and the number of pairs beside it.
 
@@ -57,16 +61,17 @@ def per_category(
         title: of the figure.
         methods, classes: what to call them.
         panels: side by side.
+        called: what the classes are called, and what is counted.
 
     Returns:
         A figure as high as the categories need.
     """
     there = np.flatnonzero(sum(panel.pairs.sum(axis=0) for panel in panels))
     names = [
-        "mean over categories, 95 %"
+        f"mean over {called[0]}, 95 %"
         if all(panel.intervals is not None for panel in panels)
-        else "mean over categories",
-        "share of all pairs, 95 %",
+        else f"mean over {called[0]}",
+        f"share of all {called[1]}, 95 %",
         *(_name(classes[c]) for c in there.tolist()),
     ]
     row = max(0.21, 0.06 * len(methods) + 0.06)  # inches, so that no dot hides another
@@ -74,11 +79,76 @@ def per_category(
     figure = Figure(figsize=size, layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(all_axes, panels, strict=True):
-        _draw(axes, panel, there)
+        _draw(axes, panel, there, called[1])
     # Category names stand at the left of all panels; the first row is at the top.
     all_axes[0].set_yticks(range(len(names)), names, parse_math=False)
     all_axes[0].set_ylim(len(names) - 0.5, -0.5)
-    handles = [Line2D([], [], linestyle="", **_style(m)) for m in range(len(methods))]
+    _legend(figure, title, methods, joined=False)
+    return figure
+
+
+class Curves(NamedTuple):
+    """Scores of methods at each of some layers.
+
+    Attributes:
+        title: of which pairs.
+        scores: (methods, layers), between 0 and 1; NaN where there is none.
+        intervals: of 95 % of them, (methods, layers, 2); NaN where they are not known.
+    """
+
+    title: str
+    scores: NDArray[np.float64]
+    intervals: NDArray[np.float64]
+
+
+def per_layer(
+    title: str, methods: Sequence[str], layers: Sequence[str], panels: Sequence[Curves]
+) -> Figure:
+    """A line for each method over the layers, with the intervals of its scores.
+
+    Args:
+        title: of the figure.
+        methods, layers: what to call them, the layers from left to right.
+        panels: side by side.
+    """
+    width = max(3.4, 0.9 * len(layers) + 1)
+    size = (width * len(panels), 4 + 0.25 * -(-len(methods) // _COLUMNS))
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, panel in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+    ):
+        for m in range(len(methods)):
+            aside = (m - (len(methods) - 1) / 2) * 0.3 / len(methods)
+            for layer, (score, ends) in enumerate(
+                zip(panel.scores[m], panel.intervals[m], strict=True)
+            ):
+                if np.isfinite(ends).all():
+                    edges = 100 * np.clip([score - ends[0], ends[1] - score], 0, None)
+                    axes.errorbar(
+                        layer + aside, 100 * score, yerr=edges[:, None], **_style(m), elinewidth=1
+                    )
+            places = np.arange(len(layers)) + aside
+            axes.plot(places, 100 * panel.scores[m], linewidth=1, **_style(m))
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_xticks(range(len(layers)), [_name(layer) for layer in layers], rotation=30)
+        for label in axes.get_xticklabels():
+            label.set_parse_math(False)
+        axes.set_xlim(-0.5, len(layers) - 0.5)
+        axes.set_ylim(0, 102)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.tick_params(labelsize=8.5, length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    figure.axes[0].set_ylabel("mean over categories, %")
+    _legend(figure, title, methods, joined=True)
+    return figure
+
+
+def _legend(figure: Figure, title: str, methods: Sequence[str], joined: bool) -> None:
+    """The figure's title and its methods, above it; joined: whether by lines."""
+    handles = [
+        Line2D([], [], linestyle="-" if joined else "", **_style(m)) for m in range(len(methods))
+    ]
     legend = figure.legend(
         handles,
         [_name(method) for method in methods],
@@ -90,7 +160,6 @@ def per_category(
     )
     for text in (legend.get_title(), *legend.get_texts()):
         text.set_parse_math(False)
-    return figure
 
 
 def png(figure: Figure) -> bytes:
@@ -103,7 +172,7 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def _draw(axes: Axes, panel: Panel, there: NDArray[np.intp]) -> None:
+def _draw(axes: Axes, panel: Panel, there: NDArray[np.intp], counted: str) -> None:
     methods = len(panel.hits)
     hits, pairs = panel.hits[:, there], panel.pairs[:, there]
     rows = 2 + np.arange(len(there))
@@ -132,7 +201,7 @@ def _draw(axes: Axes, panel: Panel, there: NDArray[np.intp]) -> None:
             fontsize=8,
             color="#444444" if count else "#aaaaaa",
         )
-    axes.text(1.02, 0, "pairs", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    axes.text(1.02, 0, counted, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_title(panel.title, fontsize=10)
     axes.set_xlim(-3, 103)
     axes.set_xlabel("hits, %")

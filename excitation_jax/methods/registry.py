@@ -33,6 +33,7 @@ class Method:
       source: who proposed it.
       per_layer: it can be read at any layer, by ``layer=``.
       bounded: it takes the input's range, ``x_bounds=``.
+      ruled: it takes a rule set of Excitation Backprop, ``rules=``.
 
     The cells of a method's map lie where its layer's do:
 
@@ -56,6 +57,7 @@ class Method:
     source: str
     per_layer: bool = True
     bounded: bool = False
+    ruled: bool = False
 
     def grid(
         self, model_fn: Callable[..., Any], params: Any, x: Any, **options: Any
@@ -81,11 +83,12 @@ class Method:
 
 _IJCV18 = "Zhang et al., IJCV 2018"
 _METHODS = (
-    Method("mwp", "MWP", excitation.mwp, "Zhang et al., ECCV 2016", bounded=True),
-    Method("c-mwp", "c-MWP", excitation.c_mwp, "Zhang et al., ECCV 2016", bounded=True),
-    Method("c-mwp-star", "c-MWP*", excitation.c_mwp_star, _IJCV18),
-    Method("c-mwp-post-norm", "c-MWP post-norm", excitation.c_mwp_post_norm, _IJCV18),
-    Method("c-mwp-without-norm", "c-MWP w/o norm", excitation.c_mwp_without_norm, _IJCV18),
+    Method("mwp", "MWP", excitation.mwp, "Zhang et al., ECCV 2016", bounded=True, ruled=True),
+    Method("c-mwp", "c-MWP", excitation.c_mwp, "Zhang et al., ECCV 2016", bounded=True, ruled=True),
+    Method("c-mwp-star", "c-MWP*", excitation.c_mwp_star, _IJCV18, ruled=True),
+    Method("c-mwp-post-norm", "c-MWP post-norm", excitation.c_mwp_post_norm, _IJCV18, ruled=True),
+    Method("c-mwp-without-norm", "c-MWP w/o norm", excitation.c_mwp_without_norm, _IJCV18,
+           ruled=True),
     Method("gradient", "gradient", gradients.gradient, "Simonyan et al., ICLR workshop 2014"),
     Method("c-gradient", "c-Grad", contrastive(gradients.gradient), _IJCV18),
     Method("input-x-gradient", "input x gradient", gradients.input_x_gradient,

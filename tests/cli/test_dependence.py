@@ -202,6 +202,7 @@ BASES = {
     },
     "text": {
         **CIFAR,
+        **NO_GALLERY,
         "experiment": "text",
         "data": "flickr30k",
         "folder": "@flickr",
@@ -209,6 +210,7 @@ BASES = {
         "weights": "@w10",
         "words": "@words.txt",
         "proposals": "@p.jsonl",
+        "gamma": 0.5,  # so that one photograph is enough
     },
 }
 MAPS = [
@@ -220,6 +222,8 @@ MAPS = [
     {"side": 48},
     {"methods": "cam"},
     {"methods": "gradient,cam"},
+    {"layers": "layer1_2"},
+    {"rules_set": "residual"},
     {"plain": True},
     {"blur": 0.1},
     {"batch": 3},
@@ -247,7 +251,6 @@ CHANGES = {
         {"proposals": "@p2.jsonl"},
         {"proposals": "grid"},
         {"proposals_limit": 7},
-        {"gamma": 0.25},
         {"data": "digits", "folder": None, "split": None, "proposals": "grid"},
     ],
 }
@@ -306,7 +309,8 @@ def test_the_changes_above_are_of_all_arguments_that_records_depend_on():
         ("pointing", {"side": 32}),  # which is the network's own
         ("pointing", {"threads": 1, "gallery": 1}),
         ("boxes", {"held_out": 2}),
-        ("text", {"threads": 1}),
+        ("text", {"threads": 1, "gamma": 0.25, "gallery": 1}),
+        ("text", {"held_out": 2}),
     ],
 )
 def test_what_comes_to_the_same_continues(made, base, changed):

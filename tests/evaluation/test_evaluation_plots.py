@@ -1,6 +1,7 @@
 """The plot of categories, and the intervals."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from scipy.stats import binomtest
 
 from excitation_jax.evaluation import plots
 from excitation_jax.evaluation.intervals import wilson
+from excitation_jax.evaluation.pointing.layers import LayerTable
+from excitation_jax.evaluation.pointing.pointing_game import Counts
+from excitation_jax.evaluation.pointing.table import PointingTable
 
 
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -66,3 +70,53 @@ def test_a_picture_is_as_high_as_its_categories_need(classes, methods):
         assert image.format == "PNG"
         assert 1400 <= image.width <= 1500
         assert 30 <= image.height / classes <= 100  # pixels
+
+
+def layer_table():
+    """Methods a and b at layers x and y, but b not at x; c without a layer."""
+    names = {"a@x": "A at x", "a@y": "A at y", "b@y": "B at y", "c": "C", "centre": "centre"}
+    hits = np.arange(5)[:, None, None] + np.array([[1, 3], [0, 0]])
+    pairs = np.tile(np.array([[8, 8], [8, 0]]), (5, 1, 1))
+    counts = Counts(np.minimum(hits, pairs), pairs)
+    ends = np.stack([np.full((5, 2), 0.1), np.full((5, 2), 0.9)], axis=-1)
+    return LayerTable(PointingTable("t", "kl", names, counts, 4, intervals=ends), ["x", "y"])
+
+
+def test_a_table_of_layers_has_each_methods_score_where_it_was_read():
+    table = layer_table()
+    assert table.methods() == {"a": "A", "b": "B"}
+    wanted = [[4 / 16, 6 / 16], [np.nan, 8 / 16]]
+    np.testing.assert_allclose(table.scores(0), wanted)
+    np.testing.assert_allclose(table.scores(1), [[0, 1 / 8], [np.nan, 2 / 8]])
+    assert np.isnan(table.intervals(0)[1, 0]).all() and (table.intervals(0)[0] == [0.1, 0.9]).all()
+    lines = str(table).splitlines()
+    assert lines[1:4] == ["      x     y", "A  25.0  37.5", "B     -  50.0"]
+    found = json.loads(table.json())["methods"]
+    assert found["b"]["difficult"] == {"x": None, "y": 0.25}
+
+
+def test_lines_over_layers_are_where_the_scores_are():
+    table = layer_table()
+    panels = [
+        plots.Curves(str(subset), table.scores(subset), table.intervals(subset))
+        for subset in (0, 1)
+    ]
+    figure = plots.per_layer("title", ["A", "$B_"], ["x", "$y"], panels)
+    for subset, axes in enumerate(figure.axes):
+        lines = [line.get_xydata() for line in axes.lines if len(line.get_xydata()) == 2]
+        found = [own for own in lines if abs(own[0, 0]) < 0.5 < own[1, 0]]
+        assert len(found) == 2
+        for own, wanted in zip(found, 100 * table.scores(subset), strict=True):
+            np.testing.assert_allclose(own[:, 1], wanted)
+            assert (abs(own[:, 0] - [0, 1]) < 0.2).all()
+        assert len(axes.containers) == 3  # an interval for each score that there is
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "$y"]
+    with Image.open(io.BytesIO(plots.png(figure))) as picture:
+        assert picture.width > 900
+
+
+def test_classes_and_what_is_counted_are_called_what_they_are():
+    figure = plots.per_category("t", ["x"] * 2, "ab", panels_of(2, 2), ("groups", "phrases"))
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[:2] == ["mean over groups", "share of all phrases, 95 %"]
+    assert figure.axes[0].texts[-1].get_text() == "phrases"

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from excitation_jax import maps
 from excitation_jax.data import Caption, CaptionedExample, Dataset, Object, Phrase
 from excitation_jax.data.pipeline import Batches
 from excitation_jax.data.scenes import captioned_digit_scenes
 from excitation_jax.evaluation import runner
+from excitation_jax.evaluation.boxes.localisation import overlaps
 from excitation_jax.evaluation.store import Store
 from excitation_jax.evaluation.text import localisation as text
 from excitation_jax.evaluation.text import proposals, suppression
 from excitation_jax.evaluation.text.localisation import TextToRegion
-from excitation_jax.evaluation.text.scores import RANKS, score
-from excitation_jax.evaluation.text.table import TextTable
+from excitation_jax.evaluation.text.photograph import decoded
+from excitation_jax.evaluation.text.scores import GAMMAS, RANKS, choose_gammas, score
 from excitation_jax.models import Preprocessing
 
 GROUPS = ("people", "animals", "scene")
@@ -37,13 +37,11 @@ def plain_iou(box, other):
     return float(Fraction(both, sum(areas) - both)) if both else 0.0
 
 
-def plain_suppressed(boxes, scores, overlap, most):
+def plain_suppressed(boxes, scores, overlap):
     """Every box against all that are better, in their order."""
     order = sorted(range(len(boxes)), key=lambda i: (-scores[i], i))
     taken = []
     for i in order:
-        if scores[i] == -math.inf or len(taken) == most:
-            continue
         if all(plain_iou(boxes[i], boxes[j]) <= overlap for j in taken):
             taken.append(i)
     return taken
@@ -88,13 +86,15 @@ def boxes_of(draw, most=8, least=0):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.data(), st.sampled_from([0, 0.3, 0.5, 0.7]), st.integers(1, 5))
-def test_suppression_equals_that_of_loops(data, overlap, most):
+@given(st.data(), st.sampled_from([0, 0.3, 0.5, 0.7]), st.integers(1, 3))
+def test_suppression_equals_that_of_loops(data, overlap, ways):
     boxes = data.draw(boxes_of())
-    values = st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 2.0])
-    scores = [data.draw(values) for _ in boxes]
-    found = suppression.suppress(np.array(boxes).reshape(-1, 4), np.array(scores), overlap, most)
-    assert found == plain_suppressed(boxes, scores, overlap, most)
+    values = st.sampled_from([-1.0, 0.0, 0.5, 2.0])
+    scores = [[data.draw(values) for _ in boxes] for _ in range(ways)]
+    own = np.array(boxes).reshape(-1, 4)
+    found = suppression.suppress(own, np.array(scores).reshape(ways, -1), overlap)
+    wanted = [plain_suppressed(boxes, of_way, overlap) for of_way in scores]
+    assert [kept.tolist() for kept in found] == wanted
 
 
 @settings(max_examples=150, deadline=None)
@@ -114,7 +114,8 @@ def test_average_precision_equals_that_of_loops(detected, missed):
 @settings(max_examples=100, deadline=None)
 @given(boxes_of(), boxes_of(most=3))
 def test_each_box_is_found_once(boxes, truth):
-    found = suppression.matches(np.array(boxes).reshape(-1, 4), np.array(truth).reshape(-1, 4), 0.5)
+    common = overlaps(np.array(boxes).reshape(-1, 4), np.array(truth).reshape(-1, 4))
+    found = suppression.matches(common, 0.5)
     assert [place >= 0 for place in found] == plain_hits(boxes, truth)
     once = [place for place in found if place >= 0]
     assert len(once) == len(set(once))
@@ -158,16 +159,19 @@ def captioned(draw):
 
 
 class Given(dict):
-    """Proposals by the photographs' keys."""
+    """Proposals by the photographs' keys: boxes and their own scores."""
 
-    name = "given"
+    name, scored = "given", True
 
     def __call__(self, example):
-        return np.array(self[example.key], np.float32)
+        return proposals.of_boxes(*self[example.key])
 
 
-def plain_scores(dataset, proposed, scores):
-    """phrases, unknown, hits at each rank and the average precisions, with Python's numbers."""
+def plain_scores(dataset, proposed, scores, small, wordless=False):
+    """phrases, unknown, hits at each rank and the average precisions, with Python's numbers.
+
+    scores: by photograph and phrase, of each proposal. small: whether others do not count.
+    """
     total = unknown = 0
     hits = dict.fromkeys(RANKS, 0)
     groups, same = {}, {}
@@ -178,14 +182,15 @@ def plain_scores(dataset, proposed, scores):
                 truth = [item.box for item in example.objects if item.category == phrase.entity]
                 if not truth or "notvisual" in phrase.groups:
                     continue
-                boxes, own = proposed[example.key], scores[example.key][place]
+                boxes, own = proposed[example.key][0], scores[example.key][place]
                 place += 1
+                large = any((b[2] - b[0]) * (b[3] - b[1]) >= SIDE * SIDE / 4 for b in truth)
+                if small and large:
+                    continue
                 total += 1
-                if not any(word.lower() in WORDS for word in phrase.words):
-                    unknown += 1
-                    taken = []
-                else:
-                    taken = plain_suppressed(boxes, own, 0.7, 20)
+                is_known = any(word.lower() in WORDS for word in phrase.words)
+                unknown += not is_known
+                taken = plain_suppressed(boxes, own, 0.7) if is_known or wordless else []
                 chosen = [boxes[i] for i in taken]
                 for rank in RANKS:
                     hits[rank] += any(
@@ -210,80 +215,107 @@ def plain_scores(dataset, proposed, scores):
     return total, unknown, list(hits.values()), means
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_scores_of_records_equal_those_of_loops(data):
-    dataset = data.draw(captioned())
-    proposed = Given({one.key: data.draw(boxes_of(least=1)) for one in dataset})
-    value = st.sampled_from([-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 3.0])
-    experiment = TextToRegion(dataset, {"m": None}, WORDS, proposed, limit=9)
-    most = experiment.shape[1]
-    values = np.full((len(dataset), 1, most, 9), -np.inf, np.float32)
+@st.composite
+def recorded(draw):
+    """An experiment of two methods, its records, its proposals and the sums of the maps in them."""
+    dataset = draw(captioned())
+    proposed, values = Given(), st.sampled_from([-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 3.0])
+    for one in dataset:
+        boxes = draw(boxes_of(least=1))
+        own = sorted((draw(values) for _ in boxes), reverse=True)
+        proposed[one.key] = boxes, own
+    experiment = TextToRegion(dataset, {"a": None, "b": None}, WORDS, proposed, limit=9)
+    most = max(1, *(len(text.phrases(one)) for one in dataset))
+    sums = np.zeros((len(dataset), 2, most, 9), np.float32)
     for place, one in enumerate(dataset):
-        count = len(proposed[one.key])
-        drawn = [[data.draw(value) for _ in range(count)] for _ in range(most)]
-        values[place, 0, :, :count] = drawn
-    boxes = proposals.padded([proposed(one) for one in dataset], len(dataset), 9)
-    outputs = text.Scores(values, np.ones((len(dataset), 1), bool)), boxes
-    records = experiment.records(list(dataset), outputs)
-    assert (records[..., 0] & text.DONE).all()
-    found = score([records[:1], records[1:]], dataset, 1)
-    everything = found.methods[0].everything
-    total, unknown, hits, means = plain_scores(
-        dataset, proposed, {one.key: values[place, 0] for place, one in enumerate(dataset)}
-    )
-    assert (found.phrases, found.unknown, everything.hits) == (total, unknown, hits)
-    own = [found.methods[0].mean_by_group(), found.methods[0].mean_by_phrase()]
-    np.testing.assert_allclose(own, means, atol=1e-12)
-    assert max(hits) <= found.covered <= total
-    if total:
-        title = {"m": "M"}
-        table = TextTable("random", title, found, len(dataset), 0.5, "given", 9)
-        assert f"{total} phrases, {unknown} of them without a known word" in str(table)
-        assert f"({hits[0]}/{total})" in str(table) and f'"hits@10": {hits[2]}' in table.json()
+        count = len(proposed[one.key][0])
+        drawn = [[[draw(values) for _ in range(count)] for _ in range(most)] for _ in "ab"]
+        sums[place, ..., :count] = drawn
+    made = proposals.padded([proposed(one) for one in dataset], len(dataset), 9)
+    outputs = text.Sums(sums, np.ones((len(dataset), 2), bool)), made
+    return experiment, experiment.records(list(dataset), outputs), proposed, sums
 
 
-@pytest.mark.parametrize("window", [(0.0, 0.0, 30.0, 20.0), (4.0, -2.0, 26.0, 20.0)])
-@pytest.mark.parametrize("gamma", [0, 0.5, 1.3])
-@pytest.mark.parametrize("grid", [None, maps.Grid((3, 2), (1, 4), (18, 16))])
-def test_scores_are_sums_of_resized_maps(window, gamma, grid):
-    """Of a photograph of 20 x 30 pixels on a canvas of 24 x 32."""
-    rng = np.random.default_rng(3)
-    heat = rng.random((2, 5, 6)).astype(np.float32)
-    low = rng.uniform(0, [20, 12], (40, 2))
-    boxes = np.concatenate([low, low + rng.uniform(1, [10, 8], (40, 2))], axis=1)
-    boxes[:20] = boxes[:20].round()
-    found = np.asarray(
-        text.region_scores(
-            jnp.asarray(heat),
-            jnp.asarray(boxes, jnp.float32),
-            jnp.asarray(window),
-            canvas=(24, 32),
-            gamma=gamma,
-            grid=grid,
-        )
-    )
-    x0, y0, x1, y1 = map(int, window)
-    spread = np.zeros((2, 24, 36))
-    spread[:, y0 + 2 : y1 + 2, x0:x1] = maps.resize(jnp.asarray(heat), (y1 - y0, x1 - x0), grid)
-    spread = spread[:, 2:]  # which left room for what lies above the photograph
-    for q in range(2):
-        for r, (left, top, right, bottom) in enumerate(boxes.astype(np.float32).tolist()):
-            total = math.fsum(
-                spread[q, row, column]
-                for row in range(20)
-                for column in range(30)
-                if top <= row + 0.5 < bottom and left <= column + 0.5 < right
+def plain_worth(experiment, proposed, sums, method, gamma):
+    """Scores of proposals by photograph and phrase: a sum over a power of the area."""
+    return {
+        one.key: [
+            [
+                float(total) / float((box[2] - box[0]) * (box[3] - box[1])) ** gamma
+                for box, total in zip(proposed[one.key][0], own, strict=False)
+            ]
+            for own in sums[place, method]
+        ]
+        for place, one in enumerate(experiment.dataset)
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(recorded(), st.sampled_from([0, 0.25, 1]), st.sampled_from([0, 2]))
+def test_scores_of_records_equal_those_of_loops(made, gamma, every):
+    experiment, records, proposed, sums = made
+    dataset = experiment.dataset
+    found = score([records[:1], records[1:]], experiment, [gamma, 0.5], every)
+    counted = dataset.where(lambda one: not every or dataset.examples.index(one) % every)
+    every_score = [plain_worth(experiment, proposed, sums, m, (gamma, 0.5)[m]) for m in (0, 1)]
+    many = 9 * len(dataset)
+    every_score.append({key: [own] * many for key, (_, own) in proposed.items()})
+    for m, scores in enumerate(every_score):
+        for subset in (0, 1):
+            total, unknown, hits, means = plain_scores(
+                counted, proposed, scores, small=subset == 1, wordless=m == 2
             )
-            wanted = total / ((right - left) * (bottom - top)) ** gamma
-            assert found[q, r] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+            parts = found.methods[m][subset]
+            assert (found.phrases[subset], found.unknown[subset]) == (total, unknown)
+            assert (parts.everything.phrases, parts.everything.hits) == (total, hits)
+            own = [parts.mean_by_group(), parts.mean_by_phrase()]
+            np.testing.assert_allclose(own, means, atol=1e-12)
+            assert max(hits) <= found.covered[subset] <= total
+    assert [one.place for one in found.localised] == [
+        dataset.examples.index(one) for one in counted for _ in text.phrases(one)
+    ]
+    for m in range(3):
+        of_method = [one.hits[m] for one in found.localised]
+        assert sum(of_method) == found.methods[m][0].everything.hits[0]
 
 
-def test_boxes_where_the_map_is_zero_score_zero_and_those_without_area_lose():
-    heat = jnp.zeros((1, 6, 6)).at[0, 0, 0].set(-3.0)
-    boxes = jnp.array([[0.0, 0, 6, 6], [20, 20, 30, 28], [0, 0, 0, 0], [3, 3, 3, 9]])
-    found = text.region_scores(heat, boxes, jnp.array([0.0, 0, 30, 30]), canvas=(30, 30), gamma=0.5)
-    assert found[0, 0] < 0 and found[0, 1:].tolist() == [0, -math.inf, -math.inf]
+@settings(max_examples=60, deadline=None)
+@given(recorded(), st.integers(2, 3))
+def test_gamma_is_that_of_most_hits_at_rank_five_on_what_is_held_out(made, every):
+    experiment, records, proposed, sums = made
+    dataset = experiment.dataset
+    held_out = dataset.where(lambda one: dataset.examples.index(one) % every == 0)
+    wanted = []
+    for m in (0, 1):
+        hits = [
+            plain_scores(
+                held_out, proposed, plain_worth(experiment, proposed, sums, m, gamma), False
+            )[2][1]
+            for gamma in GAMMAS
+        ]
+        wanted.append(GAMMAS[hits.index(max(hits))])
+    assert choose_gammas([records[:1], records[1:]], experiment, every) == wanted
+
+
+def test_gammas_differ_where_methods_do():
+    """A large map is best divided by a large power of the area, a small one by none."""
+    box, whole = (2, 2, 5, 5), (0, 0, SIDE, SIDE)
+    examples, sums = [], np.zeros((2, 2, 1, 9), np.float32)
+    others = [(i, 0, i + 4, 3) for i in range(6)]
+    for place in (0, 1):
+        examples.append(example(str(place), [[phrase("dog", "1", "animals")]], [("1", box)]))
+    proposed = Given({str(i): ([whole, box, *others], range(8, 0, -1)) for i in (0, 1)})
+    sums[:, 0, 0, :8] = [9, 3, *[4.0] * 6]  # the others are better for a gamma of 0.25 or less
+    sums[:, 1, 0, :8] = [9, 5, *[1.0] * 6]
+    dataset = Dataset("two", GROUPS, tuple(examples))
+    experiment = TextToRegion(dataset, {"a": None, "b": None}, WORDS, proposed, limit=9)
+    made = proposals.padded([proposed(one) for one in dataset], 2, 9)
+    records = experiment.records(examples, (text.Sums(sums, np.ones((2, 2), bool)), made))
+    found = choose_gammas([records], experiment, 2)
+    assert found[1] == 0 and found[0] > 0
+    for gamma, hits in ((found[0], 1), (0, 0)):
+        scores = score([records], experiment, [gamma, 0], 2)
+        assert scores.methods[0][1].everything.hits[1] == hits
 
 
 def patches(variables, images, classes):
@@ -335,10 +367,11 @@ def test_batches_processes_padding_and_interruptions_change_nothing(tmp_path):
         records_of(tmp_path / "padded", experiment_of(limit=531)),
     ):
         assert (other[..., 0] == whole[..., 0]).all()
-        for own, wanted in zip(other.reshape(-1, 101), whole.reshape(-1, 101), strict=True):
-            own, wanted = text.detections(own), text.detections(wanted)
-            np.testing.assert_array_equal(own.boxes, wanted.boxes)
-            np.testing.assert_allclose(own.scores, wanted.scores, rtol=1e-5)
+        for own, wanted in zip(other, whole, strict=True):
+            own, wanted = decoded(own, 1), decoded(wanted, 1)
+            for part in ("boxes", "areas", "scores", "flags"):
+                np.testing.assert_array_equal(getattr(own, part), getattr(wanted, part))
+            np.testing.assert_allclose(own.sums, wanted.sums, rtol=1e-5, atol=1e-5)
     assert (records_of(tmp_path / "threads", experiment_of(threads=3)) == whole).all()
     experiment = experiment_of()
     for process in ((1, 2), (0, 2)):
@@ -357,49 +390,49 @@ def test_batches_processes_padding_and_interruptions_change_nothing(tmp_path):
         records_of(tmp_path / "killed", cut)
     assert store_of(tmp_path / "killed", cut).is_done(0)
     assert (records_of(tmp_path / "killed") == whole).all()
-    fewer = score([records_of(tmp_path / "fewer", experiment_of(limit=9))], SCENES, 1)
-    assert fewer.covered < score([whole], SCENES, 1).covered
+    nine = experiment_of(limit=9)
+    fewer = score([records_of(tmp_path / "fewer", nine)], nine, [0.5])
+    assert fewer.covered < score([whole], experiment, [0.5]).covered
 
 
 def test_a_phrase_map_is_the_mean_of_its_words_that_are_known():
-    """The pair's scores are the means of the two digits'; "a" and "and" change nothing."""
+    """The pair's sums are the means of the two digits'; "a" and "and" change nothing."""
     experiment, outputs = experiment_of(), {}
     (batch,) = Batches(SCENES, PLAIN, len(SCENES))
     given = experiment.inputs(list(SCENES), batch)
-    (scores, finite), _ = jax.device_get(jax.jit(experiment.compute)({}, given))
-    assert finite.all() and (scores[..., :479] > -np.inf).all()
-    assert (scores[..., 479:] == -np.inf).all()
+    (sums, finite), _ = jax.device_get(jax.jit(experiment.compute)({}, given))
+    assert finite.all() and (sums[..., 479:] == 0).all()
     for row, scene in enumerate(SCENES):
         for place, named in enumerate(text.phrases(scene)):
-            outputs[row, str(named)] = scores[row, 0, place, :479]
+            outputs[row, str(named)] = sums[row, 0, place, :479]
     for (row, name), own in outputs.items():
         if " and " in name:
             parts = [outputs[row, part] for part in name.split(" and ")]
-            np.testing.assert_allclose(own, np.mean(parts, axis=0), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(own, np.mean(parts, axis=0), rtol=1e-5, atol=1e-3)
     assert any(" and " in name for _, name in outputs)
 
 
 def test_phrases_of_unknown_words_are_misses_and_counted(tmp_path):
-    known = score([records_of(tmp_path / "all")], SCENES, 1)
-    words = {"SEVEN".casefold(): 7}
-    fewer = score([records_of(tmp_path / "seven", experiment_of(words=words))], SCENES, 1)
+    known = score([records_of(tmp_path / "all")], experiment_of(), [0.5])
+    seven = experiment_of(words={"SEVEN".casefold(): 7})
+    fewer = score([records_of(tmp_path / "seven", seven)], seven, [0.5])
     mentioned = [str(phrase) for one in SCENES for phrase in text.phrases(one)]
-    assert known.unknown == 0 and known.phrases == fewer.phrases == len(mentioned)
-    assert fewer.unknown == sum("seven" not in name for name in mentioned) > 0
-    for name, found in fewer.methods[0].by_phrase.items():
+    assert known.unknown == [0, 0] and known.phrases == fewer.phrases == [len(mentioned)] * 2
+    assert fewer.unknown[0] == sum("seven" not in name for name in mentioned) > 0
+    for name, found in fewer.methods[0][0].by_phrase.items():
         if "seven" not in name:
             assert found.hits == [0, 0, 0] and found.average_precision() == 0
     assert fewer.covered == known.covered  # the proposals are what they were
 
 
 def test_records_that_are_not_of_the_data_set_are_refused(tmp_path):
-    whole = records_of(tmp_path)
+    whole, experiment = records_of(tmp_path), experiment_of()
     with pytest.raises(ValueError, match="there are 6 records of 7 photographs"):
-        score([whole[:6]], SCENES, 1)
-    with pytest.raises(ValueError, match="record of 000000 is not done, or of other phrases"):
-        score([np.zeros_like(whole)], SCENES, 1)
-    with pytest.raises(ValueError, match="is not done, or of other phrases"):
-        score([np.roll(whole, 1, axis=0)], SCENES, 1)
+        score([whole[:6]], experiment, [0.5])
+    with pytest.raises(ValueError, match="a record is not done"):
+        score([np.zeros_like(whole)], experiment, [0.5])
+    with pytest.raises(ValueError, match="the record of 00000. is of other phrases"):
+        score([np.roll(whole, 1, axis=0)], experiment, [0.5])
 
 
 def test_a_map_that_is_not_finite_is_refused_by_name(tmp_path):

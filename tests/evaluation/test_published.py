@@ -9,13 +9,14 @@ import pytest
 from paths import SHARED
 
 from excitation_jax import data, methods, models
+from excitation_jax.data.flickr30k import GROUPS, Phrase
 from excitation_jax.evaluation.boxes.localisation import ALPHAS, Counts
 from excitation_jax.evaluation.boxes.table import WHOLE, BoxTable
 from excitation_jax.evaluation.pointing import pointing_game as pointing
 from excitation_jax.evaluation.pointing.table import PointingTable
 from excitation_jax.evaluation.published import figures
 from excitation_jax.evaluation.published.figures import published
-from excitation_jax.evaluation.text.scores import Found, MethodScores, TextScores
+from excitation_jax.evaluation.text.scores import Detections, Found, Parts, TextScores
 from excitation_jax.evaluation.text.table import TextTable
 
 PAPERS = SHARED / "papers"
@@ -68,7 +69,7 @@ def test_nothing_is_published_for_other_data_or_classes():
 
 def test_names_are_those_of_the_registries():
     assert set(figures._NETWORKS) <= set(models.names())
-    assert set(figures._METHODS) <= {*methods.names(), "centre"}
+    assert set(figures._METHODS) <= {*methods.names(), "centre", "proposals"}
 
 
 #: Of a file at hand, the file here, and for each of its columns the one here.
@@ -153,39 +154,52 @@ def test_the_table_of_boxes_has_them_beside_ones_own():
     assert lines[-1].startswith("paper, GoogLeNet: Zhang et al.") and "Table 5, 50000" in lines[-1]
 
 
-def test_the_table_of_text_has_them_beneath_ones_own():
-    def found():
-        return Found(2, [1, 2, 2], 2, [0.5], [True])
+def test_the_tables_of_text_have_the_papers_rows_columns_and_figures():
+    """Tables 6 and 7: each published row stands beneath one's own, in the same columns."""
+    none = Detections((False,) * 3, np.zeros(0, np.float32), np.zeros(0, bool), None)
+    groups = [column for column in figures._read("text_groups")[0] if column in GROUPS]
+    assert groups == list(GROUPS)
 
-    def scores():
-        return MethodScores(found(), {g: found() for g in ("people", "scene")}, {"a": found()})
+    def parts(ranks):
+        found = Parts(Found(), {group: Found() for group in GROUPS}, {})
+        right = Detections(ranks, np.array([0.5], np.float32), np.array([ranks[0]]), None)
+        for group in GROUPS:
+            found.add(Phrase(("a", "thing"), 0, "1", (group,)), right, 1)
+        found.add(Phrase(("it",), 0, "1", ("people", "x")), none, 1)
+        return found
 
+    names = {"c-mwp": "c-MWP", "rise": "RISE", "proposals": "proposals by their scores"}
+    both = [(parts((False, True, True)), parts((True,) * 3)) for _ in names]
     name = "Flickr30k Entities test"
-    table = TextTable(
-        name,
-        {"c-mwp": "c-MWP", "rise": "RISE"},
-        TextScores([scores(), scores()], 2, 0, 2),
-        9,
-        0.5,
-        "grid",
-        5,
-        published("text", name, "googlenet_tags"),
-        published("text_groups", name, "googlenet_tags"),
+    beside, beside_groups = (
+        published(of, name, "googlenet_tags") for of in ("text", "text_groups")
     )
+    scores = TextScores(both, [9, 9], [1, 1], [9, 8])
+    table = TextTable(name, names, [0.5, 1.0], scores, 9, 3, "grid", 5, beside, beside_groups)
     lines = str(table).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("c-MWP"))
-    assert (
-        lines[start + 1].split()
-        == (
-            "paper, GoogLeNet, MCG, gamma 0.5 (T6) 26.2 small 21.2 54.3 small 43.4 62.2 small 51.7 "
-            "15.2, small 10.8 30.8, small 24.0"
-        ).split()
-    )
-    assert lines[start + 2].startswith("  paper, GoogLeNet, EB, gamma 0.25 (T6)")
-    assert lines[start + 3].startswith("RISE")
-    assert any(line.startswith("  paper, GoogLeNet, MCG_base, MCG (T6)") for line in lines)
-    groups = lines.index("recall@5 % of each group, and the mean over groups")
-    assert lines[groups + 1].split() == ["people", "scene", "mean"]
-    assert lines[groups + 2].split() == ["c-MWP", "100.0", "100.0", "100.0"]
-    assert lines[groups + 3].endswith("63.5   61.0   54.1")
+    head = "gamma R@1 R@5 R@10 mAP (group) mAP (phrase)"
+    assert " ".join(lines[start - 1].split()) == head
+    own = "c-MWP 0.5 0.0/88.9 88.9/88.9 88.9/88.9 0.0/93.8 0.0/50.0"
+    assert " ".join(lines[start].split()) == own
+    paper = "paper, GoogLeNet, MCG (T6) 0.5 26.2/21.2 54.3/43.4 62.2/51.7 15.2/10.8 30.8/24.0"
+    assert " ".join(lines[start + 1].split()) == paper
+    assert lines[start + 2].startswith("  paper, GoogLeNet, EB (T6)")
+    assert lines[start + 3].split()[:2] == ["RISE", "1"]
+    assert lines[start + 4].startswith("proposals by their scores ")
+    mcg = "paper, GoogLeNet, MCG (T6) - 10.7/7.7 30.3/22.4 40.5/30.3 6.9/4.5 16.8/12.9"
+    assert " ".join(lines[start + 5].split()) == mcg
+    assert " ".join(lines[start + 6].split()) == "best possible" + " 100.0/88.9" * 3
+    cca = "paper, GoogLeNet, CCA, EB (T6) - 25.3/- -/- 59.7/- 11.2/- -/-"
+    assert cca in [" ".join(line.split()) for line in lines]
+    start = lines.index("recall@5 % of each group, and the mean over groups")
+    assert lines[start + 1].split() == [*GROUPS, "mean"]
+    assert lines[start + 2].split() == ["c-MWP", "50.0", *["100.0"] * 7, "93.8"]
+    paper = "MCG (T7) 63.5 47.6 24.5 69.9 72.0 54.3 61.0 40.2 54.1"
+    assert " ".join(lines[start + 3].split()).endswith(paper)
+    shown = [" ".join(line.split()) for line in lines[start:]]
+    assert sum("EB (T7)" in line for line in shown) == 2  # c-MWP, and CCA*, which is not played
     assert sum("1000 images; here 9" in line for line in lines) == 2
+    content = json.loads(table.json())
+    assert content["methods"]["c-mwp"]["small_instances"]["hits@1"] == 8
+    assert content["methods"]["proposals"]["gamma"] is None and content["held_out"] == 3

@@ -59,15 +59,14 @@ class BoxGallery(PairGallery):
         return Marked(common >= OVERLAP, text)
 
     def page(self, sections: Sequence[Section]) -> Page:
-        table, height, width = self.table, *self.experiment.preprocessing.size
-        cut = self.experiment.preprocessing.crop is not None
+        table = self.table
         tuning, total = table.counts.pairs.sum(axis=1)
         facts = {
             "Data": f"{self.dataset.name}, {table.images} photographs; alpha was chosen on "
             f"{table.held_out} others, {tuning} pairs",
             "Pairs": f"{total} of a photograph and a category",
             "Network": self.network,
-            "Input": f"{'the middle' if cut else 'all'} of a photograph, as {width} x {height} px",
+            "Input": self.look.view(),
             "Hit": f"the box has an intersection over union of at least {OVERLAP:g} with an "
             "object's",
             "Blur": f"{100 * self.experiment.blur:g} % of the longer side, of maps as fine as the "

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...data.own_shape import AnyShape, OwnShape
 from ...data.records import Dataset
 from ..again import Again
 from ..choice import Outcome
@@ -70,7 +69,7 @@ class PointingGallery(PairGallery):
             "Data": f"{dataset.name}, {table.images} photographs",
             "Pairs": f"{total} of a photograph and a category, {hard} of them difficult",
             "Network": self.network,
-            "Input": _input(self.look.preprocessing),
+            "Input": self.look.view(),
             "Hit": hit,
             "Blur": f"{100 * self.game.blur:g} % of the longer side, of maps as fine as the input",
         }
@@ -101,15 +100,3 @@ class PointingGallery(PairGallery):
         return Page(
             f"Pointing game, {dataset.name}", (legend, CHOICE), facts, rows, scores, sections
         )
-
-
-def _input(preprocessing: AnyShape) -> str:
-    """What the network sees of a photograph."""
-    if isinstance(preprocessing, OwnShape):
-        return (
-            f"all of a photograph in its own shape, {preprocessing.side} px the shorter side and a "
-            f"multiple of {preprocessing.step} the longer"
-        )
-    height, width = preprocessing.size
-    cut = preprocessing.crop is not None
-    return f"{'the middle' if cut else 'all'} of a photograph, as {width} x {height} px"

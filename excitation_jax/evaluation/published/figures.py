@@ -42,6 +42,7 @@ _METHODS = {
     "lrp-epsilon": "LRP", "lrp-alpha-beta": "LRP", "mwp": "MWP", "c-mwp": "c-MWP",
     "c-mwp-star": "c-MWP*", "winner-take-all": "d-WTA", "feedback": "Feedback", "c-cam": "c-CAM",
     "c-mwp-post-norm": "c-MWP post-norm", "c-mwp-without-norm": "c-MWP w/o norm",
+    "proposals": "MCG_base",
 }  # fmt: skip
 #: The same method under another name, in Table 3.
 _FULL = {"c-MWP full": "c-MWP"}

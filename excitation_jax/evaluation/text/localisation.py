@@ -1,9 +1,10 @@
-"""Text to region (ECCV16, 4.3): where a phrase of a caption is, among boxes that are proposed.
+"""Text to region (ECCV16, 4.3; IJCV18, 6.3): where a caption's phrase is, of proposed regions.
 
 A network whose outputs are words gives a map for each word of a phrase; their mean is the phrase's.
-A proposal R is scored by S_R / A_R^gamma, S_R the sum of the map in it and A_R its area, and those
-are left out that overlap too much with a better one. A phrase is localised at rank k if one of the
-first k proposals has an intersection over union of at least 1/2 with a box of it.
+A proposal R, a box or a segment, is scored by S_R / A_R^gamma, S_R the sum of the map in it and A_R
+its area. What counts from there on are boxes: of a segment, the tightest one round it. Those are
+left out that overlap too much with a better one. A phrase is localised at rank k if one of the
+first k has an intersection over union of at least 1/2 with a box of it.
 
 How this project reads what is open:
 
@@ -12,14 +13,16 @@ How this project reads what is open:
 - A phrase without a known word is a miss at every rank. It has no proposals, and its boxes are
   missed in average precision, too.
 - The map is resized bicubically to the photograph, as in the pointing game; S_R is the sum over
-  the pixels whose centres lie in R, A_R the product of R's sides. Outside of what the network sees
-  the map is zero. Of equal scores the proposal that was given first is first.
+  the pixels whose centres lie in R, A_R the product of a box's sides or the number of a segment's
+  pixels. Outside of what the network sees the map is zero. Of equal scores the proposal that was
+  given first is first.
 - Each mention of a phrase counts, also where two captions of a photograph have the same one. One of
   its boxes is enough, where it has several.
+- A phrase is of small instances if each of its boxes is smaller than a quarter of the photograph.
 - Phrases without boxes and those of the group "notvisual" are left out.
 
-A record has the first proposals of each phrase and their scores, so that scores of a whole data set
-are a pure function of the records and the annotations; see `text_scores`.
+A record has the proposals of a photograph and S_R of each phrase and method in each, so that scores
+of a whole data set are a pure function of the records and the annotations; see `scores`.
 """
 
 from __future__ import annotations
@@ -37,20 +40,13 @@ from numpy.typing import NDArray
 from ...data.flickr30k import CaptionedExample, Phrase
 from ...data.pipeline import Batch
 from ...data.records import Dataset
-from ...maps import Grid
-from ..boxes.localisation import overlaps
-from ..points import MapFunction, Questions, asked, blurred, canvas_of, grid_of, paint
+from ..points import MapFunction, Questions, asked, blurred, canvas_of, grid_of
 from . import proposals as _proposals
+from .photograph import ASKED, DONE, KNOWN, encoded, shape_of
 from .proposals import Proposals
-from .suppression import suppress
+from .sums import box_sums, segment_sums
 
-OVERLAP = 0.5  # of a proposal that localises a phrase: its intersection over union with a box of it
-SUPPRESSED = 0.7  # a proposal that overlaps more than this with a better one is left out
-KEPT = 20  # proposals of a phrase that are kept: those that recall needs, and more for precision
-
-#: Flags of a phrase: its record was made; it is one of the photograph's; a word of it is known; a
-#: proposal, of whatever score, overlaps enough with a box of it.
-DONE, ASKED, KNOWN, COVERED = 1, 2, 4, 8
+SMALL = 0.25  # of the photograph's area: below, a box is of a small instance
 
 
 class Inputs(NamedTuple):
@@ -58,34 +54,25 @@ class Inputs(NamedTuple):
 
     questions: see `points.Questions`; the classes are words.
     weights: float32 (N, Q, K), the parts of words in phrases; rows that fill up are zeros.
-    proposals: float32 (N, R, 4), in pixels; those that fill up have no area.
+    proposals: float32 (N, R, 6), see `proposals.padded`.
+    masks: uint8 (N, R, height, bytes), see `proposals.packed`; None of boxes.
     """
 
     questions: Questions
     weights: Any
     proposals: Any
+    masks: Any
 
 
-class Scores(NamedTuple):
-    """Scores of M methods.
+class Sums(NamedTuple):
+    """What the maps of M methods are worth in proposals.
 
-    proposals: float32 (N, M, Q, R), -inf for a proposal without area.
+    sums: float32 (N, M, Q, R), 0 for a proposal that fills up.
     finite: boolean (N, M), whether the maps have no NaN or infinity.
     """
 
-    proposals: Any
+    sums: Any
     finite: Any
-
-
-class Detections(NamedTuple):
-    """What is kept of a phrase: flags, and its first D <= `KEPT` proposals.
-
-    scores: float32 (D,), decreasing. boxes: float32 (D, 4).
-    """
-
-    flags: int
-    scores: NDArray[np.float32]
-    boxes: NDArray[np.float32]
 
 
 def phrases(example: CaptionedExample) -> list[Phrase]:
@@ -102,16 +89,23 @@ def known(phrase: Phrase, words: Mapping[str, int]) -> list[int]:
     return [words[word] for word in folded if word in words]
 
 
+def is_small(example: CaptionedExample, phrase: Phrase) -> bool:
+    """Whether each of a phrase's boxes covers less than `SMALL` of its photograph."""
+    boxes = example.boxes(phrase.entity)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    height, width = example.size
+    return bool(areas.max() < SMALL * height * width)
+
+
 @dataclass(frozen=True, eq=False)
 class TextToRegion:
-    """The experiment for `runner.run`: its records are int32 (methods, most phrases, numbers).
+    """The experiment for `runner.run`; see `photograph` for its records.
 
     Attributes:
         dataset: for the phrases and their boxes.
         methods: functions that make maps, by name.
         words: the network's outputs by case-folded word.
-        proposals: what proposes boxes.
-        gamma: the power of the area by which S_R is divided.
+        proposals: what proposes regions.
         limit: proposals of a photograph, at most; the first ones.
         blur: see `points.blurred`.
         threads: that make proposals.
@@ -121,7 +115,6 @@ class TextToRegion:
     methods: Mapping[str, MapFunction]
     words: Mapping[str, int]
     proposals: Proposals
-    gamma: float = 0.5
     limit: int = 500
     blur: float = 0.0
     threads: int = 1
@@ -135,9 +128,9 @@ class TextToRegion:
         object.__setattr__(self, "_canvas", canvas_of(self.dataset))
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of a record: for each phrase its flags, and score and box of each proposal, as bits."""
-        return len(self.methods), self._most, 1 + 5 * KEPT
+    def shape(self) -> tuple[int, int]:
+        """Of a record."""
+        return shape_of(len(self.methods), self._most, self.limit)
 
     def inputs(self, examples: Sequence[Any], batch: Batch) -> Inputs:
         """See `runner.Experiment`.
@@ -157,35 +150,39 @@ class TextToRegion:
                 for word in words:
                     weights[row, phrase, wanted.index(word)] += 1 / len(words)
         made = _proposals.of(self.proposals, examples, self.limit, self.threads)
-        return Inputs(questions, weights, _proposals.padded(made, rows, self.limit))
+        masks = _proposals.packed(made, examples, rows, self.limit, self._canvas)
+        return Inputs(questions, weights, _proposals.padded(made, rows, self.limit), masks)
 
-    def compute(self, variables: Any, inputs: Inputs) -> tuple[Scores, Any]:
-        """See `runner.Experiment`. The proposals come back with their scores."""
+    def compute(self, variables: Any, inputs: Inputs) -> tuple[Sums, Any]:
+        """See `runner.Experiment`. The proposals come back with their sums."""
         images, classes, windows, sizes = inputs.questions
-        del sizes  # proposals lie in the photograph
-        scores, finite = [], []
+        found, finite = [], []
         for function in self.methods.values():
             words = function(variables, images, classes).astype(jnp.float32)
             words = blurred(words, images.shape[1:3], self.blur)
             finite.append(jnp.isfinite(words).all(axis=(1, 2, 3)))
             maps = jnp.einsum("nqk,nkhw->nqhw", inputs.weights, words, precision="highest")
-            grid = grid_of(function, images.shape[1:3])
-            score = functools.partial(
-                region_scores, canvas=self._canvas, gamma=self.gamma, grid=grid
-            )
-            scores.append(jax.vmap(score)(maps, inputs.proposals, windows))
-        found = Scores(jnp.stack(scores, axis=1), jnp.stack(finite, axis=1))
-        return found, inputs.proposals
+            placed: Any = {"canvas": self._canvas, "grid": grid_of(function, images.shape[1:3])}
+            if inputs.masks is None:
+                sums: Any = functools.partial(box_sums, **placed)
+                found.append(jax.vmap(sums)(maps, inputs.proposals[..., :4], windows))
+                continue
 
-    def records(self, examples: Sequence[Any], outputs: tuple[Scores, Any]) -> NDArray[np.int32]:
+            def of_photograph(one: Any, placed: Any = placed) -> jax.Array:
+                return segment_sums(*one, **placed)
+
+            # One photograph after the other: its canvases, one a phrase, are memory enough.
+            found.append(jax.lax.map(of_photograph, (maps, inputs.masks, windows, sizes)))
+        return Sums(jnp.stack(found, axis=1), jnp.stack(finite, axis=1)), inputs.proposals
+
+    def records(self, examples: Sequence[Any], outputs: tuple[Sums, Any]) -> NDArray[np.int32]:
         """See `runner.Experiment`.
 
         Raises:
             ValueError: a map is not finite.
         """
-        (scores, finite), boxes = outputs
-        found = np.zeros((len(examples), *self.shape), np.int32)
-        found[..., 0] = DONE
+        (sums, finite), proposals = outputs
+        found = np.empty((len(examples), *self.shape), np.int32)
         for row, example in enumerate(examples):
             if not finite[row].all():
                 name = list(self.methods)[int(np.argmin(finite[row]))]
@@ -193,69 +190,8 @@ class TextToRegion:
                     f"{name} made a map of {example.key} that is not finite: are the network's "
                     "weights, and is the photograph?"
                 )
-            covered = functools.cache(functools.partial(_covered, example, boxes[row]))
+            flags = np.full(self._most, DONE)
             for place, phrase in enumerate(phrases(example)):
-                flags = ASKED | KNOWN * bool(known(phrase, self.words))
-                flags |= COVERED * covered(phrase.entity)
-                found[row, :, place, 0] |= flags
-                if not flags & KNOWN:
-                    continue
-                for method in range(len(self.methods)):
-                    own = scores[row, method, place]
-                    taken = suppress(boxes[row], own, SUPPRESSED, KEPT)
-                    kept = np.concatenate([own[taken, None], boxes[row, taken]], axis=1)
-                    found[row, method, place, 1 : 1 + kept.size] = kept.view(np.int32).ravel()
+                flags[place] |= ASKED | KNOWN * bool(known(phrase, self.words))
+            found[row] = encoded(proposals[row], flags, sums[row])
         return found
-
-
-def region_scores(
-    maps: jax.Array,
-    proposals: jax.Array,
-    window: jax.Array,
-    *,
-    canvas: tuple[int, int],
-    gamma: float,
-    grid: Grid | None = None,
-) -> jax.Array:
-    """S_R / A_R^gamma of each proposal and each map of a photograph.
-
-    Maps are resized bicubically to what they show of the photograph, which is linear in rows and in
-    columns: so sums over boxes are taken of the kernel, and not of a large map. Unlike differences
-    of an integral image they are exactly zero where the resized map is.
-
-    Args:
-        maps: float32 (Q, h, w).
-        proposals: (R, 4), in pixels of the photograph.
-        window: (4,), what the maps show of it: x0, y0, x1, y1 in its pixels.
-        canvas: (height, width) that the photograph does not exceed; static.
-        gamma: the power of the area.
-        grid: where the maps' cells lie on the network's input; None for plain tiles.
-
-    Returns:
-        (Q, R); -inf for proposals without area.
-    """
-    sums = []  # over the pixels in each proposal of what a row or a column of the map is worth
-    for axis, pixels in enumerate(canvas):
-        painted = paint(maps.shape[1 + axis], pixels, window, axis, grid)
-        first, last = 1 - axis, 3 - axis  # in a box: y before rows, x before columns
-        centres = jnp.arange(pixels) + 0.5
-        inside = (centres >= proposals[:, first, None]) & (centres < proposals[:, last, None])
-        inside &= painted.inside(pixels)
-        sums.append(jnp.matmul(inside.astype(jnp.float32), painted.weights, precision="highest"))
-    # Rows first: a product of both, (R, h, w), would be large for maps as fine as the input.
-    of_rows = jnp.einsum("rh,qhw->qrw", sums[0], maps, precision="highest")
-    total = jnp.einsum("qrw,rw->qr", of_rows, sums[1], precision="highest")
-    area = (proposals[:, 2] - proposals[:, 0]) * (proposals[:, 3] - proposals[:, 1])
-    return jnp.where(area > 0, total / jnp.where(area > 0, area, 1) ** gamma, -jnp.inf)
-
-
-def detections(record: NDArray[np.int32]) -> Detections:
-    """What a record (1 + 5 `KEPT`,) of a phrase and a method says."""
-    rows = np.ascontiguousarray(record[1:]).view(np.float32).reshape(-1, 5)
-    rows = rows[rows[:, 3] > rows[:, 1]]  # the others fill up: their boxes have no width
-    return Detections(int(record[0]), rows[:, 0], rows[:, 1:])
-
-
-def _covered(example: CaptionedExample, boxes: NDArray[np.float32], entity: str) -> bool:
-    """Whether a proposal overlaps enough with a box of an entity."""
-    return bool((overlaps(boxes, example.boxes(entity)) >= OVERLAP).any())

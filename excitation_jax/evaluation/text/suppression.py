@@ -6,63 +6,62 @@ Pure NumPy functions of boxes (x0, y0, x1, y1), x1 and y1 exclusive, in any unit
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..boxes.localisation import overlaps
 
 
-def suppress(boxes: ArrayLike, scores: ArrayLike, overlap: float, most: int) -> list[int]:
+def suppress(boxes: ArrayLike, scores: ArrayLike, overlap: float) -> list[NDArray[np.intp]]:
     """Non-maximum suppression: the boxes that no better one says already.
 
     Args:
         boxes: (P, 4).
-        scores: (P,). A box of -inf is none. Of equal scores the first comes first.
+        scores: (K, P), K ways to score them. Of equal scores the first comes first.
         overlap: a box is left out if its IoU with one that was taken exceeds this.
-        most: how many are taken.
 
     Returns:
-        The indices of at most that many boxes, the best first.
+        Of each way the indices of the boxes that are left, the best first.
 
-    >>> suppress([[0, 0, 9, 9], [0, 0, 9, 8], [5, 5, 9, 9]], [0.5, 0.9, 0.1], 0.7, most=10)
-    [1, 2]
+    >>> [kept.tolist() for kept in suppress(
+    ...     [[0, 0, 9, 9], [0, 0, 9, 8], [5, 5, 9, 9]], [[0.5, 0.9, 0.1], [0.5, 0.4, 0.7]], 0.7)]
+    [[1, 2], [2, 0]]
     """
-    own, worth = np.asarray(boxes, np.float64), np.asarray(scores)
-    left = np.argsort(-worth, kind="stable")
-    left = left[worth[left] > -np.inf]
-    taken: list[int] = []
-    while len(left) and len(taken) < most:
-        best, left = left[0], left[1:]
-        taken.append(int(best))
-        left = left[overlaps(own[best], own[left]) <= overlap]
-    return taken
+    own = np.asarray(boxes, np.float64).reshape(-1, 4)
+    order = np.argsort(-np.asarray(scores), axis=-1, kind="stable")
+    alike = overlaps(own, own) > overlap
+    np.fill_diagonal(alike, False)
+    left = np.ones(order.shape, bool)
+    ways = np.arange(len(order))
+    for turn in order.T:  # the best of each way, then the second, and so on
+        left &= ~(alike[turn] & left[ways, turn][:, None])
+    return [turns[there[turns]] for turns, there in zip(order, left, strict=True)]
 
 
-def matches(boxes: ArrayLike, truth: ArrayLike, overlap: float) -> list[int]:
+def matches(common: ArrayLike, overlap: float) -> list[int]:
     """Which true box each detection of a phrase in a photograph finds.
 
     In their order, each detection gets the box with which it has the largest IoU among those that
     no detection before it has got, if that IoU is at least `overlap`: each box is found once.
 
     Args:
-        boxes: (D, 4), the best first.
-        truth: (T, 4).
-        overlap: the least IoU.
+        common: (D, T), the IoUs of detections, the best first, with true boxes.
+        overlap: the least IoU, positive.
 
     Returns:
         For each detection the number of its true box, or -1.
 
-    >>> matches([[0, 0, 4, 4], [0, 0, 4, 4]], [[0, 0, 4, 3]], 0.5)
+    >>> matches([[0.75], [0.75]], 0.5)
     [0, -1]
     """
-    common = overlaps(boxes, truth)
-    found = []
-    for row in common:
-        best = int(row.argmax()) if len(row) else -1
-        hit = best >= 0 and row[best] >= overlap
-        found.append(best if hit else -1)
-        if hit:
-            common[:, best] = -1
-    return found
+    free = np.array(common, np.float64)
+    found = np.full(len(free), -1)
+    # Most detections are near no box.
+    for place in np.flatnonzero((free >= overlap).any(axis=1)):
+        best = int(free[place].argmax())
+        if free[place, best] >= overlap:
+            found[place] = best
+            free[:, best] = -1
+    return found.tolist()
 
 
 def interpolated_average_precision(scores: ArrayLike, hits: ArrayLike, total: int) -> float:
