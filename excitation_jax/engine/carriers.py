@@ -66,24 +66,18 @@ class Evaluation(NamedTuple):
         """Of the neurons that a value is made of, what its reader has to know."""
         x, dtype, known = read_value(env, value), carrier_dtype(value), self.plan.facts[value]
         reading = self.plan.neurons.reading(value)
+        found: Any
         if what is Beside.SIGN:
-            found = (
-                1.0
-                if reading is None or reading.sign is None
-                else reading.sign.read(env.__getitem__)
-            )
+            sign = None if reading is None else reading.sign
+            found = 1 if sign is None else sign.read(env.__getitem__)
         elif not known.active:
             found = x if what is Beside.OFFSET else 0
         else:
             of = Operand(jnp.asarray(x), known.interval.low, dtype)
             if reading is not None:
-                bounds = {v: bound.read(env.__getitem__) for v, bound in reading.bounds.items()}
-                beside = needed(
-                    reading,
-                    [env[v] for v in reading.needed],
-                    list(bounds.values()),
-                    amounts_beside(reading, env),
-                )
+                values = [env[v] for v in reading.needed]
+                bounds = [bound.read(env.__getitem__) for bound in reading.bounds.values()]
+                beside = needed(reading, values, bounds, amounts_beside(reading, env))
                 of = of._replace(reading=reading, **beside._asdict())
             make = {
                 Beside.H: lambda: of.excited(1), Beside.H_SMALLER: lambda: of.excited(-1),

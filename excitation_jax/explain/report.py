@@ -298,7 +298,9 @@ def _of_child(value: Value, plan: Plan) -> list[str]:
         notes.append("A1 fails: child may be negative, h = max(x, 0)")
     elif low < 0:
         notes.append(f"A1 fails: child shifted, h = x + {-low:.3g} (Eq. 20)")
-    if reading is not None and any(kind(op.primitive) is not Kind.MOVE for op in reading.ops):
+    if reading is not None and (
+        reading.crossed or any(kind(op.primitive) is not Kind.MOVE for op in reading.ops)
+    ):
         notes.append("constants and gates before it counted into the weights (D3)")
     return notes
 
