@@ -390,7 +390,7 @@ TRAINING_CHANGES = {
         {"test": "few"},
         {"without_difficult": True},
         {"layers": "all"},
-        {"views": 2},
+        {"views": 3},
         {"views": 0},
         {"batch": 3},
         {"seed": 1},
