@@ -129,8 +129,12 @@ def test_outputs_are_the_model_s_own_to_the_last_bit(name: str) -> None:
     # a loop remains one program, and is compiled anew where it is differentiated: jax.vjp, too,
     # may change the last bit then.
     example = ENTRIES[name].build()
-    expected, _ = jax.vjp(example.model_fn, example.params, example.x)
-    outputs, _ = jax.vjp(ej.excite(example.model_fn, argnums=1), example.params, example.x)
+    if ENTRIES[name].integers:  # tokens have no derivative
+        expected, _ = jax.vjp(lambda params: example.model_fn(params, example.x), example.params)
+        outputs = ej.excitation_vjp(example.model_fn, example.params, example.x, 0).outputs
+    else:
+        expected, _ = jax.vjp(example.model_fn, example.params, example.x)
+        outputs, _ = jax.vjp(ej.excite(example.model_fn, argnums=1), example.params, example.x)
     loops = "scan[" in str(jax.make_jaxpr(example.model_fn)(example.params, example.x))
     last_bit = np.finfo(np.float32).eps * np.abs(expected).max() if loops else 0
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=last_bit)
