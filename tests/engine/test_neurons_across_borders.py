@@ -113,7 +113,7 @@ def test_loops_and_branches(made: Callable) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None, derandomize=True, database=None,
+@settings(max_examples=6, deadline=None, derandomize=True, database=None,
           suppress_health_check=list(HealthCheck), phases=[Phase.generate])  # fmt: skip
 @given(
     st.integers(0, 2**20), st.sampled_from(sorted(FLOWS)), st.sampled_from(MADE),
@@ -147,7 +147,7 @@ steps = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=16, deadline=None, derandomize=True, database=None,
+@settings(max_examples=12, deadline=None, derandomize=True, database=None,
           suppress_health_check=list(HealthCheck), phases=[Phase.generate])  # fmt: skip
 @given(st.integers(0, 2**20), steps, st.sampled_from(sorted(STARTS)), st.booleans())
 def test_drawn_steps(seed: int, code: list, start: str, rows: bool) -> None:
