@@ -15,9 +15,9 @@ from ..program.patterns import spread
 from ..program.primitives import Kind, indices, kind
 from ..program.reading import Amounts, Reading
 from ..program.trace import Op, Program, Value, read_value
-from ..rules.activation import Operand
+from ..rules.activation import Needed, Operand
 from ..rules.arithmetic import shared
-from ..rules.rule import Call, Needed, Step, Structure
+from ..rules.rule import Call, Step, Structure
 from .direction import Read
 from .plan import NEURONS, Beside, Lane, Plan
 
@@ -73,12 +73,12 @@ class Evaluation(NamedTuple):
         elif not known.active:
             found = x if what is Beside.OFFSET else 0
         else:
-            of = Operand(jnp.asarray(x), known.interval.low, dtype)
+            made_of = None
             if reading is not None:
                 values = [env[v] for v in reading.needed]
                 bounds = [bound.read(env.__getitem__) for bound in reading.bounds.values()]
-                beside = needed(reading, values, bounds, amounts_beside(reading, env))
-                of = of._replace(reading=reading, **beside._asdict())
+                made_of = reading, needed(reading, values, bounds, amounts_beside(reading, env))
+            of = Operand(jnp.asarray(x), known.interval.low, dtype, made_of)
             make = {
                 Beside.H: lambda: of.excited(1), Beside.H_SMALLER: lambda: of.excited(-1),
                 Beside.FIELD: of.field, Beside.OFFSET: of.offset,
@@ -165,7 +165,7 @@ def call_of(
 ) -> Call:  # fmt: skip
     """An operation as its rule sees it in the backward pass."""
     neurons = (
-        None if r is None or x is None else needed(r, *x)
+        None if r is None or x is None else (r, needed(r, *x))
         for r, x in zip(step.readings, known.neurons, strict=True)
     )
     return Call(

@@ -110,8 +110,7 @@ class _Search:
             for exit in border.exits:
                 pairs.append((exit.inner, exit.outer))
                 self._made[exit.inner] = self._got[exit.outer] = None
-                readers = [exit.outer, *(into for end, into in border.ends if end is exit)]
-                if not self.reached.isdisjoint(readers):
+                if not self.reached.isdisjoint([exit.outer, *border.next_to(exit)]):
                     self._reads[exit.inner] += 1
             pairs += border.handed
         pairs = [(a, b) for a, b in pairs if self.facts[a].active and self.facts[b].active]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ..program.facts import FactTable
 from ..program.neuron import Neurons
 from ..program.primitives import Kind, is_product, kind
+from ..program.reading import Amounts
 from ..program.slope import BOTH, Way
 from ..program.trace import Op, Program, Value
 from ..program.walk import borders, computed_from
@@ -113,7 +114,7 @@ class Plan:
       companions: for values of which some elements are constants, as is known only when the model
         runs, the value that says which (see `activity`): those that some rule wants to know.
       bounded: values whose elements' bounds are carried across borders (see `ElementBounds`).
-      crossed: values whose neurons lie beyond a border, of which the amounts go beside them.
+      crossed: for values whose neurons lie beyond a border, what goes beside them.
       beyond: these values on the other side of the border.
       open: the partial sums that cross the borders of loops and branches.
       totals: for each of these, and each direction, the value that says what excites it.
@@ -136,7 +137,7 @@ class Plan:
     refused: dict[Op, str] = field(default_factory=dict)
     companions: dict[Value, Value] = field(default_factory=dict)
     bounded: set[Value] = field(default_factory=set)
-    crossed: set[Value] = field(default_factory=set)
+    crossed: dict[Value, Amounts] = field(default_factory=dict)
     beyond: set[Value] = field(default_factory=set)
     open: OpenSums = field(default_factory=OpenSums)
     totals: dict[tuple[Value, int], Value] = field(default_factory=dict)
@@ -177,7 +178,7 @@ class Plan:
             low, high = self.neurons.bounds.beside(value)
             found |= {Beside.LOW: low, Beside.HIGH: high}
         if value in self.crossed:
-            parts = zip(NEURONS, self.neurons.crossed(value) or (), strict=True)
+            parts = zip(NEURONS, self.crossed[value], strict=True)
             found |= {what: part for what, part in parts if part is not None}
         for what in (Beside.LARGER, Beside.SMALLER) if value in self.open.sides else ():
             if (value, what.value) in self.totals:

@@ -169,7 +169,7 @@ class FactTable(Questions, Forward):
                     depends = activity.stacked(depends, border.steps or 0)
                 ends.append(at_border(inner, depends))
                 # A loop of no steps hands out what it was given.
-                for given in (self[into] for end, into in border.ends if end is exit):
+                for given in map(self.__getitem__, border.next_to(exit)):
                     first = given.activity if border.steps == 0 else depends
                     ends.append(at_border(given, first))
             facts = functools.reduce(either, ends)

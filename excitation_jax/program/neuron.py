@@ -126,14 +126,15 @@ class Neurons:
             self._amounts[value] = Amounts(one(), one(), one(), one(), sign) if made else None
         return self._amounts[value]
 
-    def handed(self, values: Iterable[Value]) -> set[Value]:
-        """All that something goes beside for the sake of these, which came across a border."""
+    def handed(self, values: Iterable[Value]) -> dict[Value, Amounts]:
+        """What goes beside values for the sake of these, which came across a border."""
         found: set[Value] = set()
         for value in values:
             found.add(value)
             for part in self._beyond(value):
                 found.update(v for v in self._descent(part).neurons if self._across(v))
-        return {value for value in found if self.crossed(value) is not None}
+        beside = ((value, self.crossed(value)) for value in found)
+        return {value: amounts for value, amounts in beside if amounts is not None}
 
     def _beside(self, value: Value) -> Value:
         dtype = jnp.promote_types(value.dtype, jnp.float32)

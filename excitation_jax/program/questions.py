@@ -113,9 +113,9 @@ class Questions:
     def _handed_out(self, op: Op, value: Value) -> list[Value]:
         """What a result of a loop or branch is inside, or, of a loop without steps, is given."""
         at = op.outputs.index(value)
-        around = borders(op)
-        handed = [into for border in around for exit, into in border.ends if exit.outer is value]
-        return [*(border.exits[at].inner for border in around), *handed]
+        exits = [(border, border.exits[at]) for border in borders(op)]
+        given = (into for border, exit in exits for into in border.next_to(exit))
+        return [*(exit.inner for _, exit in exits), *given]
 
     def behind_a_layer(self, value: Value) -> bool:
         """Whether a learned convolution or dense layer lies between the input and a value.

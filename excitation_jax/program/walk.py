@@ -51,6 +51,10 @@ class Border(NamedTuple):
         carried = (exit for exit in self.exits if exit.carried)
         return [(exit, into) for exit, (_, into) in zip(carried, self.handed, strict=True)]
 
+    def next_to(self, exit: Crossing) -> list[Value]:
+        """What a loop's result is at the start of the next step; nothing for other results."""
+        return [into for end, into in self.ends if end is exit]
+
 
 def borders(op: Op) -> list[Border]:
     """The borders of the functions inside an operation; none for an operation without any."""

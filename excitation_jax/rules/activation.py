@@ -13,26 +13,34 @@ from ..program.trace import Value
 from .arithmetic import above
 
 
+class Needed(NamedTuple):
+    """The arrays that a `Reading` needs.
+
+    Attributes:
+      known: of the values `Reading.needed`.
+      bounds: of neurons whose elements have different ones.
+      crossed: of those that came across a border.
+    """
+
+    known: Mapping[Value, Any]
+    bounds: Mapping[Value, Any]
+    crossed: Mapping[Value, Amounts]
+
+
 class Operand(NamedTuple):
-    """An operand with all that its reading needs.
+    """An operand, and the neurons that it is made of.
 
     Attributes:
       x: its value.
       low: its lower bound, where it is a neuron itself.
       dtype: of the probabilities.
-      reading: how it is made of other neurons; None where it is one.
-      known: the values that the reading needs.
-      bounds: of neurons whose elements have different ones.
-      crossed: of those that came across a border (see `Reading.crossed`).
+      reading: how it is made of other neurons, with what that needs; None where it is one.
     """
 
     x: jax.Array
     low: float
     dtype: Any
-    reading: Reading | None = None
-    known: Mapping[Value, Any] = {}
-    bounds: Mapping[Value, Any] = {}
-    crossed: Mapping[Value, Amounts] = {}
+    reading: tuple[Reading, Needed] | None = None
 
     def excited(self, direction: int) -> jax.Array:
         """h, towards its neurons' being larger (1) or smaller (-1).
@@ -41,32 +49,35 @@ class Operand(NamedTuple):
         """
         if self.reading is None:
             return self._of(self.x, self.low, direction)
+        reading, (known, bounds, crossed) = self.reading
 
         def amount(neuron: Value) -> jax.Array:
-            if (found := self.crossed.get(neuron)) is not None:
+            if (found := crossed.get(neuron)) is not None:
                 return (found.larger if direction > 0 else found.smaller).astype(self.dtype)
-            low = self.bounds.get(neuron, self.reading.neurons[neuron])  # type: ignore[union-attr]
-            return self._of(self.known[neuron], low, direction)
+            low = bounds.get(neuron, reading.neurons[neuron])
+            return self._of(known[neuron], low, direction)
 
-        return self.reading.amounts(amount, self.known)
+        return reading.amounts(amount, known)
 
     def field(self) -> jax.Array:
         """As what its elements count for children: by gates."""
-        if self.reading is None or not self.reading.gated:
+        if self.reading is None or not self.reading[0].gated:
             return jnp.ones(self.x.shape, self.dtype)
+        reading, (known, _, crossed) = self.reading
 
         def amount(neuron: Value) -> jax.Array:
-            if (found := self.crossed.get(neuron)) is not None:
+            if (found := crossed.get(neuron)) is not None:
                 return found.field.astype(self.dtype)
             return jnp.ones(neuron.shape, self.dtype)
 
-        return self.reading.amounts(amount, self.known, constants=False)
+        return reading.amounts(amount, known, constants=False)
 
     def offset(self) -> jax.Array:
         """What it would be if all its neurons were 0."""
         if self.reading is None:
             return jnp.zeros(self.x.shape, self.dtype)
-        return self.reading.offset(self.known, self.dtype, self.crossed)
+        reading, (known, _, crossed) = self.reading
+        return reading.offset(known, self.dtype, crossed)
 
     def _of(self, given: jax.Array, low: Any, direction: int) -> jax.Array:
         x = given.astype(self.dtype)

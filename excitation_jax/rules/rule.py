@@ -6,7 +6,7 @@ children of the output neurons? `Rule.backward`, in the backward pass: what shar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 
 from ..program import compat
 from ..program.facts import FactTable
-from ..program.reading import Amounts, Reading
+from ..program.reading import Reading
 from ..program.record import Facts
 from ..program.slope import Signed, Way
 from ..program.trace import Op, Value
-from .activation import Operand
+from .activation import Needed, Operand
 
 
 class Through(NamedTuple):
@@ -158,14 +158,6 @@ class Step:
         return list(shares)
 
 
-class Needed(NamedTuple):
-    """The arrays that a `Reading` needs: see `activation.Operand`."""
-
-    known: Mapping[Value, Any]
-    bounds: Mapping[Value, Any]
-    crossed: Mapping[Value, Amounts]
-
-
 @dataclass(eq=False, slots=True)
 class Call:
     """One operation with its values, as a rule sees it in the backward pass.
@@ -180,7 +172,7 @@ class Call:
       direction: the same for all elements: 1 or, in a call of its own, -1.
       input_signs: for each operand, of the constants that it was multiplied with behind a neuron;
         None where they are positive.
-      neurons: for each operand that is made of other neurons, what its reading needs.
+      neurons: for each operand that is made of other neurons, how, and what that needs.
       active: for each operand, which elements depend on the input; None where all do.
       contrastive: the negated operation's excitation is to be subtracted (Eq. 8, 9).
       upper: in a contrastive pass, before it has met the first affine operation, or there.
@@ -194,7 +186,7 @@ class Call:
     output_sign: jax.Array | None = None
     direction: int = 1
     input_signs: tuple[jax.Array | None, ...] = ()
-    neurons: tuple[Needed | None, ...] = ()
+    neurons: tuple[tuple[Reading, Needed] | None, ...] = ()
     active: tuple[Any, ...] = ()
     contrastive: bool = False
     upper: bool = False
@@ -246,12 +238,7 @@ class Call:
     def operand(self, i: int) -> Operand:
         """Operand ``i``, and the neurons that it is made of."""
         x, low = self.operands[i], self.step.site.operands[i].interval.low
-        reading = self.step.readings[i] if self.step.readings else None
-        if reading is None:
-            return Operand(x, low, self.dtype)
-        of = self.neurons[i]
-        assert of is not None
-        return Operand(x, low, self.dtype, reading, of.known, of.bounds, of.crossed)
+        return Operand(x, low, self.dtype, self.neurons[i] if self.neurons else None)
 
     def field(self, i: int) -> jax.Array:
         """As what the elements of operand ``i`` count for children: 0 constants, else by gates."""

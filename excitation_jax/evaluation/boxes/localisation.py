@@ -2,7 +2,7 @@
 
 The box of a class in a photograph is the tightest one round what exceeds alpha times the mean of
 its map. It is right if it has an intersection over union of at least 1/2 with a box of an object of
-the class. Alpha is the best of 0, 0.5, ..., 10 on photographs that are held out: every so manieth
+the class. Alpha is the best of 0, 0.5, ..., 10 on photographs that are held out: every n-th
 of the data set, which count for nothing else. (The papers tuned it on 1000 training images.)
 
 A record has a number for each method and class in the photograph: a bit for each alpha, whether the

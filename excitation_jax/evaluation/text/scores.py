@@ -1,7 +1,7 @@
 """Recall and average precision of text to region, from the records of a whole data set.
 
 Gamma, the power of the area, is of each method the one of 0, 0.25, ..., 1 by which it localises
-most phrases at rank 5 in photographs that are held out: every so manieth of the data set, which
+most phrases at rank 5 in photographs that are held out: every n-th of the data set, which
 count for nothing else. (How the papers chose it they do not say.)
 
 Recall at k is the share of phrases that are localised at rank k. Average precision is of all the
